@@ -1,0 +1,116 @@
+"""What this machine can do: its matrix-product peak and the speed of reading memory, measured in under two seconds.
+
+A fraction of the peak says how well a training run uses the machine. A peak looked up by the machine's name would be wrong on most, so
+it is measured, with the threads of the run and with every product that a run may use (nn/products.py): the fastest is the peak.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+
+from touchstone.nn.products import choose_product, onednn_product, torch_product
+
+__all__ = ["MachineSpeed", "matmul_flops", "measure_machine", "measure_matmul", "measure_reading"]
+
+Clock = Callable[[], float]
+
+QUICK_SIZE = 1024
+"""Side of the square matrices: large enough for the peak on a CPU (4 MiB each), one product takes milliseconds."""
+
+QUICK_BYTES = 256 << 20
+"""Bytes read in one pass: far beyond any cache, so that memory is measured and not the cache."""
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """The best rates seen; `dtype` and `n_threads` say what they hold for."""
+
+    matmul_flops_per_s: float
+    read_bytes_per_s: float
+    dtype: str
+    device: str
+    n_threads: int
+
+    def fraction(self, flops: float, seconds: float) -> float:
+        """The share of the matrix-product peak that this many operations in this time use."""
+        return flops / seconds / self.matmul_flops_per_s
+
+    def to_dict(self) -> dict[str, float | int | str]:
+        return asdict(self)
+
+
+def measure_machine(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, *, seconds: float = 1.5, clock: Clock = time.perf_counter
+) -> MachineSpeed:
+    """Measure both rates, spending about `seconds` in all."""
+    device = torch.device(device)
+    return MachineSpeed(
+        matmul_flops_per_s=measure_matmul(device, dtype, seconds=seconds * 2 / 3, clock=clock),
+        read_bytes_per_s=measure_reading(device, seconds=seconds / 3, clock=clock),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        n_threads=torch.get_num_threads(),
+    )
+
+
+def matmul_flops(m: int, k: int, n: int) -> float:
+    """Operations of an (m, k) by (k, n) product; a multiply and an add count as two."""
+    return 2.0 * m * k * n
+
+
+@torch.inference_mode()
+def measure_matmul(
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    size: int = QUICK_SIZE,
+    seconds: float = 1.0,
+    clock: Clock = time.perf_counter,
+) -> float:
+    """Floating-point operations a second of the fastest square product of this size, by torch's product or a faster one it has."""
+    device = torch.device(device)
+    a = torch.full((size, size), 0.5, device=device, dtype=dtype)
+    b = torch.full_like(a, 0.25)
+    products = [torch_product]
+    if device.type == "cpu" and dtype == torch.float32 and choose_product().name == "onednn":
+        products.append(onednn_product)
+    share = seconds / len(products)
+    return matmul_flops(size, size, size) / min(_fastest(partial(product, a, b, None), device, share, clock) for product in products)
+
+
+@torch.inference_mode()
+def measure_reading(
+    device: torch.device | str = "cpu", *, n_bytes: int = QUICK_BYTES, seconds: float = 0.5, clock: Clock = time.perf_counter
+) -> float:
+    """Bytes a second of the fastest matrix-vector product over a matrix of `n_bytes`: the way a decoding step reads its weights."""
+    device = torch.device(device)
+    side = max(1, int((n_bytes / 4) ** 0.5))
+    matrix, vector = torch.full((side, side), 0.5, device=device), torch.full((side,), 0.25, device=device)
+    out = torch.empty(side, device=device)
+    return 4.0 * side * side / _fastest(lambda: torch.mv(matrix, vector, out=out), device, seconds, clock)
+
+
+def _fastest(work: Callable[[], object], device: torch.device, seconds: float, clock: Clock) -> float:
+    """Seconds of the fastest of the runs that fit; the first run only warms up, and at least one is timed."""
+    work()
+    _finish(device)
+    best, start = float("inf"), clock()
+    while True:
+        begin = clock()
+        work()
+        _finish(device)
+        end = clock()
+        best = min(best, end - begin)
+        if end - start >= seconds:
+            return best
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for work that a device does on its own time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

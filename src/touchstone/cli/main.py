@@ -1,0 +1,130 @@
+"""`touchstone VERB …`: the verbs, and what becomes of errors.
+
+Help must answer at once, so nothing here or in the verb files imports torch, numpy or pydantic at the top. A mistake of the user is one
+line on stderr with the remedy, never a traceback; with `--json` it is also a document `{"error": {...}}` on stdout.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from touchstone.cli import begin, learn, look, slips, use
+from touchstone.errors import TouchstoneError
+
+__all__ = ["VERBS", "build_app", "main"]
+
+VERBS = {
+    "quickstart": begin.quickstart,
+    "doctor": begin.doctor,
+    "inspect": look.inspect,
+    "prepare": look.prepare,
+    "train": learn.train,
+    "evaluate": use.evaluate,
+    "generate": use.generate,
+    "complete": use.complete,
+}
+"""The verbs in the order in which a newcomer meets them."""
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_ABOUT = """From plain text to a language model you can trust.
+
+\b
+Start here:
+  touchstone quickstart                               train, measure and report in minutes, with no data of your own
+  touchstone train gpt-small --data my_texts/         a model of your own text
+  touchstone generate runs/gpt-small "Once upon a"    use it
+"""
+
+# typer carries its own copy of click since 0.20; the root of its errors is found through a public name
+_UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = build_app()(words, prog_name=slips.PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(words, "Interrupted", "Interrupted; what was saved stays, and the same command goes on from there.", _INTERRUPTED)
+    except TouchstoneError as error:
+        return _fail(words, type(error).__name__, str(error), error.exit_code)
+    except _UsageProblem as problem:
+        return _usage_problem(words, problem)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to flush at exit
+        return 0
+    except OSError as error:
+        return _fail(words, "OSError", f"{error.filename or 'system'}: {error.strerror or error}.", 2)
+
+
+def build_app() -> typer.Typer:
+    """The command-line application."""
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    )
+    app.callback(help=_ABOUT, invoke_without_command=True)(_start)
+    for name, verb in VERBS.items():
+        app.command(name, short_help=(verb.__doc__ or "").splitlines()[0])(verb)
+    return app
+
+
+def _start(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"touchstone {installed('touchstone-lm')}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+def _usage_problem(words: Sequence[str], problem: Any) -> int:
+    """One line for a command that cannot be read, with the command that was probably meant."""
+    message = " ".join(str(problem.format_message()).split())
+    verb = next((word for word in words if not word.startswith("-")), "")
+    if verb not in VERBS:
+        mended = slips.mended_verb(words, VERBS)
+        known = f"No verb `{verb}`. All: {', '.join(VERBS)}." if verb else message
+        return _fail(words, "UsageError", known + slips.did_you_mean(mended), 2)
+    options = _options_of(verb)
+    mended = None
+    if name := getattr(problem, "option_name", None):
+        if not message.startswith("No such option"):
+            return _fail(words, "UsageError", _with_help(message, verb), 2)
+        message = f"`touchstone {verb}` has no option `{name}`."
+        mended = slips.mended_option(words, name, options)
+    elif "unexpected extra argument" in message and "--data" in options:
+        stray = [word for word in words[1:] if f"{word}" in message and slips.looks_like_path(word)]
+        mended = slips.with_data(words, stray) if stray else None
+    told = f"{message.rstrip('.')}.{slips.did_you_mean(mended)}" if mended else _with_help(message, verb)
+    return _fail(words, "UsageError", told, 2)
+
+
+def _with_help(message: str, verb: str) -> str:
+    return f"{message.rstrip('.')}. See `touchstone {verb} --help`."
+
+
+def _options_of(verb: str) -> list[str]:
+    group: Any = typer.main.get_command(build_app())
+    return [name for parameter in group.commands[verb].params for name in parameter.opts]
+
+
+def _fail(words: Sequence[str], kind: str, message: str, exit_code: int) -> int:
+    if "--json" in words:
+        typer.echo(json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}}, ensure_ascii=False))
+    typer.echo(f"touchstone: {message}", err=True)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

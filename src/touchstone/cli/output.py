@@ -1,0 +1,24 @@
+"""How a verb begins and ends: the terminal it speaks through, and the exit code that its result stands for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from touchstone.report.terminal import Terminal
+from touchstone.runtime import before_torch
+
+__all__ = ["INTERRUPTED", "finish", "open_terminal"]
+
+INTERRUPTED = 130
+"""Exit code of a run that a signal ended after it was saved: 128 + SIGINT, as shells have it."""
+
+
+def open_terminal(lang: str, as_json: bool) -> Terminal:
+    """The terminal of this command; also sets what torch reads only when it is first imported."""
+    before_torch()
+    return Terminal(lang, json=as_json)
+
+
+def finish(terminal: Terminal, document: Mapping[str, Any]) -> int:
+    """Print the document of the command where one was asked for, and return the exit code."""
+    terminal.result(document)
+    return INTERRUPTED if document.get("status") == "interrupted" else 0

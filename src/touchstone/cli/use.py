@@ -1,0 +1,151 @@
+"""Verbs that use a model: `evaluate`, `generate`, `complete`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from touchstone.cli.options import AsJson, DataPaths, Device, Dtype, Lang, LangOption, ModelFolder, TextField
+
+__all__ = ["complete", "evaluate", "generate"]
+
+
+def evaluate(
+    model: ModelFolder,
+    data: DataPaths = [],  # noqa: B006 - typer copies it
+    text_field: TextField = "text",
+    stride: Annotated[
+        int | None, typer.Option("--stride", metavar="N", min=1, help="New tokens of each overlapping window; half the context if not given.")
+    ] = None,
+    max_bytes: Annotated[
+        int, typer.Option("--max-bytes", metavar="N", min=1, help="Score at most so much text, whole documents chosen by a hash of their names.")
+    ] = 2_000_000,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    lang: LangOption = Lang.en,
+    as_json: AsJson = False,
+) -> int:
+    """Measure how well a model predicts text: bits per byte with an interval by document, perplexity, calibration.
+
+    Without --data, a run folder is measured on the test documents that its training kept out. Compressors stand beside it.
+
+    \b
+    Examples:
+      touchstone evaluate runs/mine
+      touchstone evaluate runs/mine --data other_texts/
+      touchstone evaluate runs/mine --data held_out.jsonl --json
+    """
+    from touchstone.cli.output import finish, open_terminal
+
+    terminal = open_terminal(lang.value, as_json)
+    from touchstone.flows.measuring import measure_model
+
+    found = measure_model(
+        model, tuple(data), terminal, text_field=text_field, stride=stride, max_bytes=max_bytes, device=device, dtype=dtype
+    )
+    return finish(terminal, found)
+
+
+def generate(
+    model: ModelFolder,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more texts to continue; - reads one from stdin.")],
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", help="At most so many new tokens.")] = None,
+    min_new_tokens: Annotated[int | None, typer.Option("--min-new-tokens", metavar="N", help="At least so many.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token; 1 is plain.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest; 0 = off.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest that hold P together; 1 = off.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option("--min-p", metavar="P", help="Draw from those at least P times as likely as the likeliest; 0 = off.")
+    ] = None,
+    repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", metavar="R", help="CTRL's; 1 = off.")] = None,
+    presence_penalty: Annotated[float | None, typer.Option("--presence-penalty", metavar="R", help="OpenAI's; 0 = off.")] = None,
+    frequency_penalty: Annotated[float | None, typer.Option("--frequency-penalty", metavar="R", help="OpenAI's; 0 = off.")] = None,
+    logit_bias: Annotated[
+        list[str] | None, typer.Option("--logit-bias", metavar="ID=BIAS", help="Add BIAS to the logit of token ID; repeatable.")
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; repeatable.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end token.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed gives the same text; drawn if not given.")] = None,
+    n: Annotated[int | None, typer.Option("--n", metavar="N", help="Completions of each prompt.")] = None,
+    top_logprobs: Annotated[int | None, typer.Option("--top-logprobs", metavar="N", help="With --json: the N likeliest at each step.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show text as it comes.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    lang: LangOption = Lang.en,
+    as_json: AsJson = False,
+) -> int:
+    """Continue texts.
+
+    \b
+    Examples:
+      touchstone generate runs/quickstart "def main("
+      touchstone generate runs/mine "Once upon a time" --max-new-tokens 80 --temperature 0.8 --seed 1
+      touchstone generate runs/mine "First" "Second" --n 2 --json
+      cat prompt.txt | touchstone generate runs/mine - --stream
+    """
+    from touchstone.cli.output import finish, open_terminal
+
+    terminal = open_terminal(lang.value, as_json)
+    from touchstone.flows.writing import biases, write
+
+    sampling = {
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "logit_bias": biases(logit_bias or ()),
+        "stop": tuple(stop) if stop else None,
+        "ignore_eos": ignore_eos or None,
+        "seed": seed,
+        "n": n,
+        "top_logprobs": top_logprobs,
+    }
+    texts = [_text(prompt) for prompt in prompts]
+    return finish(terminal, write(model, texts, sampling, terminal, stream=stream, device=device, dtype=dtype))
+
+
+def complete(
+    model: ModelFolder,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The text to complete; from stdin if not given.")] = None,
+    alternatives: Annotated[int, typer.Option("--alternatives", metavar="N", min=1, max=64, help="How many continuations to show.")] = 3,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest continuation.")] = 24,
+    lines: Annotated[int, typer.Option("--lines", metavar="N", min=1, help="Lines to complete; a continuation ends with the last.")] = 1,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    lang: LangOption = Lang.en,
+    as_json: AsJson = False,
+) -> int:
+    """Show the likeliest ways to go on, each with its probability, as an editor would offer them.
+
+    \b
+    Examples:
+      touchstone complete runs/quickstart "for i in "
+      touchstone complete runs/quickstart < half_a_file.py
+      touchstone complete runs/mine "Dear " --alternatives 5 --json
+    """
+    from touchstone.cli.output import finish, open_terminal
+
+    terminal = open_terminal(lang.value, as_json)
+    from touchstone.flows.writing import offer
+
+    given = _text("-" if text is None else text)
+    offered = offer(
+        model, given, terminal, n_alternatives=alternatives, max_new_tokens=max_new_tokens, n_lines=lines, device=device, dtype=dtype
+    )
+    return finish(terminal, offered)
+
+
+def _text(argument: str) -> str:
+    """The argument, or all of stdin for `-`."""
+    if argument != "-":
+        return argument
+    if sys.stdin.isatty():
+        typer.echo("Reading from the terminal; end with Ctrl-D.", err=True)
+    return sys.stdin.buffer.read().decode("utf-8", "strict")
+
+

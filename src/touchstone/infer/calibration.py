@@ -1,0 +1,69 @@
+"""Which stored calibration holds for a model, and what it makes of next-token logits.
+
+A record holds only for the very weights and the number type it was fitted with; otherwise there is no confidence, and a reason.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from touchstone.models.card import Calibration
+
+__all__ = ["Calibrated", "NotCalibrated", "next_token_calibration"]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration ready to apply: `probability(logits, token_ids)` of the model's raw next-token logits."""
+
+    method: str
+    target: str
+    probability: Callable[[Float[Tensor, "N V"], Int[Tensor, " N"]], Float[Tensor, " N"]]
+
+
+@dataclass(frozen=True)
+class NotCalibrated:
+    """Why there is no confidence."""
+
+    reason: str
+
+
+def next_token_calibration(
+    records: Sequence[Calibration], weights_hash: Callable[[], str], numeric_scheme: str
+) -> Calibrated | NotCalibrated:
+    """The newest record for next-token probabilities that holds for these weights and this number type.
+
+    weights_hash: called only if there is a record to check.
+    """
+    candidates = [record for record in records if record.target == "next-token"]
+    if not candidates:
+        return NotCalibrated("No next-token calibration is stored with this model.")
+    reason = ""
+    for record in reversed(candidates):
+        reason = _mismatch(record, weights_hash, numeric_scheme)
+        if not reason:
+            return Calibrated(record.method, record.target, _probability(float(record.params["temperature"])))
+    return NotCalibrated(reason)
+
+
+def _mismatch(record: Calibration, weights_hash: Callable[[], str], numeric_scheme: str) -> str:
+    if record.method != "temperature":
+        return f"The stored calibration uses the method `{record.method}`; next-token confidence is made by `temperature` only."
+    temperature = record.params.get("temperature")
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        return f"The stored calibration has no usable `temperature` ({temperature!r}); fit it again."
+    if record.numeric_scheme != numeric_scheme:
+        return f"The stored calibration was fitted in {record.numeric_scheme} and the model runs in {numeric_scheme}; fit it again."
+    if record.weights_hash != weights_hash():
+        return "The stored calibration was fitted for other weights; fit it again."
+    return ""
+
+
+def _probability(temperature: float) -> Callable[[Float[Tensor, "N V"], Int[Tensor, " N"]], Float[Tensor, " N"]]:
+    def probability(logits: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return (logits / temperature).softmax(dim=-1).gather(1, token_ids[:, None]).squeeze(1)
+
+    return probability

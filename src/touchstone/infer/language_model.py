@@ -1,0 +1,279 @@
+"""A model as people use it: text in, text and measured confidence out, whatever kind of network is behind it.
+
+This is the only place that applies a calibration stored with the model.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast
+
+import torch
+
+from touchstone.errors import ConfigError, NoTokenizer, Unsupported
+from touchstone.infer.calibration import Calibrated, NotCalibrated, next_token_calibration
+from touchstone.infer.engine import Engine
+from touchstone.infer.generation_config import generation_defaults
+from touchstone.infer.locate import locate_model
+from touchstone.infer.request import Completion, Request, Sampling, TokenEvent
+from touchstone.infer.runner import LanguageCore
+from touchstone.infer.score import LogLikelihood, Rolling, encode_pair, loglikelihood, rolling_token_logprobs
+from touchstone.models.card import Card
+from touchstone.models.checkpoint import FolderNotes, SavedModel, load_model, save_model
+from touchstone.models.ngram import NgramModel, NgramSpec
+from touchstone.models.spec import ModelSpec
+from touchstone.models.weights import weights_hash
+from touchstone.runtime import Runtime, choose_runtime
+from touchstone.text.tokenizer import Tokenizer
+
+__all__ = ["ABILITIES", "LanguageModel", "Prompt", "load", "save"]
+
+ABILITIES = ("generate", "loglikelihood", "rolling", "encode", "classify", "tag", "span", "fill_mask")
+
+Prompt = str | Sequence[int] | Request
+TokenIds = Sequence[int]
+
+
+class LanguageModel:
+    """A network or n-gram model with its tokenizer, its card and its sampling defaults.
+
+    tokenizer: None = calls with token ids work, calls with text raise NoTokenizer.
+    generation_config: contents of the model's `generation_config.json`; `unused_settings` lists what in it has no effect, and why.
+    runtime: device and number type as they were chosen, with the reasons; None = wherever the network is.
+    notes: what the folder it was loaded from left out, and why.
+    """
+
+    def __init__(
+        self,
+        net: LanguageCore,
+        *,
+        tokenizer: Tokenizer | None = None,
+        card: Card | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+        runtime: Runtime | None = None,
+        notes: FolderNotes | None = None,
+    ) -> None:
+        self.net = net
+        self.tokenizer = tokenizer
+        self.card = card if card is not None else Card()
+        self.generation_config = dict(generation_config or {})
+        self.runtime = runtime
+        self.notes = notes
+        self._defaults = generation_defaults(self.generation_config, self.spec.vocab_size)
+        self._engine: Engine | None = None
+        self._weights_seen: tuple[int, ...] = ()
+        self._calibration: Calibrated | NotCalibrated = NotCalibrated("")
+
+    @property
+    def spec(self) -> ModelSpec | NgramSpec:
+        return self.net.spec
+
+    @property
+    def can(self) -> frozenset[str]:
+        """Which of `ABILITIES` this model has; the others raise Unsupported."""
+        return frozenset({"generate", "loglikelihood", "rolling"})
+
+    @property
+    def unused_settings(self) -> dict[str, str]:
+        """Settings of `generation_config.json` that have no effect here, with the reason."""
+        return self._defaults.unused
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion: generation_config.json's, else the tokenizer's end token."""
+        if self._defaults.eos_ids is not None:
+            return self._defaults.eos_ids
+        return (self.tokenizer.eos_id,) if self.tokenizer is not None and self.tokenizer.eos_id is not None else ()
+
+    @property
+    def prefix_id(self) -> int | None:
+        """The token that stands before a text that is scored: the beginning-of-text token, else the end-of-text token."""
+        tokenizer_says = (self.tokenizer.bos_id, self.tokenizer.eos_id) if self.tokenizer is not None else ()
+        known = [id for id in (*tokenizer_says, self._defaults.bos_id, *self.eos_ids) if id is not None]
+        return known[0] if known else None
+
+    @property
+    def engine(self) -> Engine:
+        """What runs this model's requests; `cancel` is there."""
+        self._settle_calibration()
+        if self._engine is None:
+            self._engine = Engine(
+                self.net,
+                self.tokenizer,
+                eos_ids=self.eos_ids,
+                defaults=self._defaults.sampling,
+                calibrated=self._calibrated,
+            )
+        return self._engine
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], **sampling: Any) -> list[Completion]:
+        """Continue each prompt: a flat list, `n` choices a prompt, each with its request_index and index.
+
+        prompts: text, token ids, a Request, or a list of these. sampling: fields of `Sampling`; a Request's own settings come first.
+        Raises ConfigError for a setting out of range or a prompt that is empty or longer than the context.
+        """
+        return [self._explained(completion) for completion in self.engine.generate(_requests(prompts, sampling))]
+
+    def stream(self, prompts: Prompt | Sequence[Prompt], **sampling: Any) -> Iterator[TokenEvent]:
+        """The same completions token by token; the checks are done when this returns."""
+        events = self.engine.stream(_requests(prompts, sampling))
+        return (event if event.completion is None else replace(event, completion=self._explained(event.completion)) for event in events)
+
+    def loglikelihood(self, pairs: Sequence[tuple[str | TokenIds, str | TokenIds]]) -> list[LogLikelihood]:
+        """How likely each continuation is after its context, both as text or both as token ids."""
+        encoded = [self._pair(place, *pair) for place, pair in enumerate(pairs)]
+        self._settle_calibration()
+        results = loglikelihood(self.net, encoded, calibrated=self._calibrated)
+        return [replace(result, confidence_reason=self._no_confidence) for result in results]
+
+    def rolling(self, texts: Sequence[str | TokenIds], stride: int | None = None) -> list[Rolling]:
+        """How likely each whole text is, of any length, every token counted once.
+
+        stride: None = disjoint windows of the model's context; a number = so many new tokens a window, each with at least
+        window - stride tokens before it. Recurrent and n-gram models carry their state through and see all that came before.
+        """
+        if isinstance(texts, str):
+            raise ConfigError("`rolling` takes a list of texts; write [text] for one.")
+        prefix_id = self.prefix_id
+        if prefix_id is None:
+            raise ConfigError("Scoring a whole text needs a beginning- or end-of-text token before it, and this model has neither.")
+        ids = [self._encoded(text, place) for place, text in enumerate(texts)]
+        n_bytes = [len(text.encode()) if isinstance(text, str) else None for text in texts]
+        logprobs = rolling_token_logprobs(self.net, ids, prefix_id=prefix_id, stride=stride)
+        return [Rolling(float(values.sum()), tuple(values.tolist()), n) for values, n in zip(logprobs, n_bytes, strict=True)]
+
+    def encode(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises Unsupported: see `can`."""
+        raise self._cannot("encode", "it predicts next tokens; text vectors come from an encoder")
+
+    def classify(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises Unsupported: see `can`."""
+        raise self._cannot("classify", "it has no classification head")
+
+    def tag(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises Unsupported: see `can`."""
+        raise self._cannot("tag", "it has no tagging head")
+
+    def span(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises Unsupported: see `can`."""
+        raise self._cannot("span", "it has no span head")
+
+    def fill_mask(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises Unsupported: see `can`."""
+        raise self._cannot("fill_mask", "it looks back only; filling a mask needs an encoder that looks both ways")
+
+    @property
+    def _calibrated(self) -> Calibrated | None:
+        return self._calibration if isinstance(self._calibration, Calibrated) else None
+
+    @property
+    def _no_confidence(self) -> str | None:
+        return self._calibration.reason if isinstance(self._calibration, NotCalibrated) else None
+
+    def _settle_calibration(self) -> None:
+        """Decide anew which calibration holds, if the weights were changed in place since the last time."""
+        seen = () if isinstance(self.net, NgramModel) else tuple(p._version for p in self.net.parameters())
+        if self._engine is not None and seen == self._weights_seen:
+            return
+        self._weights_seen, self._engine = seen, None
+        self._calibration = next_token_calibration(self.card.calibration, self._weights_hash, self._numeric_scheme)
+
+    def _weights_hash(self) -> str:
+        if isinstance(self.net, NgramModel):
+            return weights_hash({name: torch.from_numpy(array) for name, array in self.net.to_arrays().items()})
+        return weights_hash(self.net.state_dict())
+
+    @property
+    def _numeric_scheme(self) -> str:
+        dtype = torch.float64 if isinstance(self.net, NgramModel) else self.net.embed.weight.dtype
+        return str(dtype).removeprefix("torch.")
+
+    def _explained(self, completion: Completion) -> Completion:
+        return replace(completion, confidence_reason=self._no_confidence)
+
+    def _pair(self, place: int, context: str | TokenIds, continuation: str | TokenIds) -> tuple[TokenIds, TokenIds]:
+        if isinstance(context, str) != isinstance(continuation, str):
+            raise ConfigError(f"Pair {place}: give context and continuation both as text or both as token ids.")
+        if not isinstance(context, str):
+            return self._encoded(context, place), self._encoded(continuation, place)
+        assert isinstance(continuation, str)
+        tokenizer = self._need_tokenizer()
+        try:
+            return encode_pair(tokenizer, context, continuation, self.prefix_id)
+        except ConfigError as error:
+            raise ConfigError(f"Pair {place}: {error}") from None
+
+    def _encoded(self, text: str | TokenIds, place: int) -> TokenIds:
+        if isinstance(text, str):
+            return self._need_tokenizer().encode(text)
+        wrong = next((id for id in text if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < self.spec.vocab_size), None)
+        if wrong is not None:
+            raise ConfigError(f"Text {place} holds {wrong!r}; the model's token ids are 0 to {self.spec.vocab_size - 1}.")
+        return text
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise NoTokenizer("This model has no tokenizer, so text cannot be read; give token ids.")
+        return self.tokenizer
+
+    def _cannot(self, ability: str, reason: str) -> Unsupported:
+        return Unsupported(f"This model cannot `{ability}`: {reason}. It can {', '.join(sorted(self.can))}.")
+
+
+def load(
+    folder: str | os.PathLike[str],
+    device: str = "auto",
+    dtype: str = "auto",
+    weights: Literal["int8"] | None = None,
+    invariant: bool = False,
+) -> LanguageModel:
+    """Open a model: a Hugging Face folder, a run folder or its `model/`, or a name in the local Hugging Face cache.
+
+    Nothing is downloaded and nothing in the folder is executed. The model's `runtime` says which device and number type were chosen
+    and why. weights="int8" and invariant=True raise Unsupported: the engine that has them is not built yet.
+    """
+    if weights is not None:
+        if weights != "int8":
+            raise ConfigError(f"`weights` must be None (as stored) or 'int8', not {weights!r}.")
+        raise Unsupported("`weights='int8'` needs the int8 engine, which is not built yet; load the weights as stored.")
+    if invariant:
+        raise Unsupported("`invariant=True` needs the batch-invariant engine, which is not built yet; load without it.")
+    loaded = load_model(locate_model(folder))
+    return LanguageModel(
+        loaded.net,
+        tokenizer=loaded.tokenizer,
+        card=loaded.card,
+        generation_config=loaded.generation_config,
+        runtime=_place(loaded.net, device, dtype),
+        notes=loaded.extra,
+    )
+
+
+def save(model: LanguageModel, folder: str | os.PathLike[str]) -> SavedModel:
+    """Write a model folder that Hugging Face opens wherever it has a class for the model, and read it back to be sure."""
+    return save_model(
+        Path(folder), model.net, tokenizer=model.tokenizer, card=model.card, generation_config=model.generation_config or None
+    )
+
+
+def _place(net: LanguageCore, device: str, dtype: str) -> Runtime:
+    """Move a network where it will run. An n-gram model is counts in numpy: it stays on the CPU and scores in fp64."""
+    if isinstance(net, NgramModel):
+        if device not in ("auto", "cpu") or dtype not in ("auto", "float64"):
+            raise Unsupported(f"An n-gram model runs on the cpu in float64 only, not on {device} in {dtype}; leave both at auto.")
+        return choose_runtime("cpu", "float64")
+    runtime = choose_runtime(device, dtype)
+    net.to(device=runtime.device, dtype=runtime.dtype).eval()
+    return runtime
+
+
+def _requests(prompts: Prompt | Sequence[Prompt], sampling: Mapping[str, Any]) -> list[Request]:
+    settings = Sampling(**sampling)
+    items = [prompts] if isinstance(prompts, (str, Request)) or _is_token_ids(prompts) else prompts
+    requests = [item if isinstance(item, Request) else Request(cast(str | TokenIds, item)) for item in items]
+    return [replace(request, sampling=request.sampling.over(settings)) for request in requests]
+
+
+def _is_token_ids(prompts: Any) -> bool:
+    return len(prompts) > 0 and isinstance(prompts[0], int)

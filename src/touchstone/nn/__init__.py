@@ -1,0 +1,1 @@
+"""The parts of a network, each beside its own frozen spec."""

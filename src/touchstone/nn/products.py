@@ -1,0 +1,127 @@
+"""The matrix products of linear layers: torch's own, or oneDNN's fp32 kernels where they are measured to be faster.
+
+torch hands fp32 products on a CPU to MKL, which leaves half of an AMD core's speed unused; oneDNN's kernels, which torch ships for its
+compiler, do not. They are reached by a private operator, so `choose_product` first checks it against torch's product and falls back to that
+whenever anything is amiss. The choice is a numeric scheme: made once, recorded, and never switched inside a run.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+__all__ = ["Multiplying", "Product", "ProductChoice", "ProductName", "choose_product", "onednn_product", "torch_product", "use_product"]
+
+ProductName = Literal["torch", "onednn"]
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+_SHAPES = ((1024, 192, 768), (16, 768, 768), (1024, 192, 4096))  # (rows, in, out): training, decoding and head products of small models
+_MIN_GAIN = 1.1  # below this the difference is noise, and torch's product is the known one
+
+
+def torch_product(x: Float[Tensor, "... I"], weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None) -> Float[Tensor, "... O"]:
+    """x W^T + b by torch's own dispatch."""
+    return F.linear(x, weight, bias)
+
+
+def onednn_product(x: Float[Tensor, "... I"], weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None) -> Float[Tensor, "... O"]:
+    """x W^T + b by oneDNN, forward and backward; fp32 on a CPU only, everything else goes to torch."""
+    if x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0:
+        return F.linear(x, weight, bias)
+    return _OneDnn.apply(x, weight, bias)
+
+
+class Multiplying:
+    """A module that multiplies by a weight; `use_product` sets how."""
+
+    product: Product = staticmethod(torch_product)
+
+
+@dataclass(frozen=True)
+class ProductChoice:
+    """What `choose_product` found: the name, and oneDNN's speed over torch's (None where it was not measured)."""
+
+    name: ProductName
+    gain: float | None
+    reason: str
+
+
+def choose_product() -> ProductChoice:
+    """Measure both products on this machine, a few milliseconds each, with the threads that are set now."""
+    if not _works():
+        return ProductChoice("torch", None, "oneDNN's fp32 product is not to be had in this build of torch")
+    gain = _gain()
+    if gain < _MIN_GAIN:
+        return ProductChoice("torch", gain, f"oneDNN's fp32 products measured {gain:.2f} times the speed of torch's: no gain")
+    return ProductChoice("onednn", gain, f"oneDNN's fp32 products measured {gain:.2f} times the speed of torch's")
+
+
+def use_product(net: nn.Module, name: ProductName) -> None:
+    """Make every layer of the network that multiplies by a weight use this product."""
+    for module in net.modules():
+        if isinstance(module, Multiplying):
+            module.product = _PRODUCTS[name]
+
+
+class _OneDnn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _multiply(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        to_x = _multiply(rows, weight.t(), None).view(x.shape) if ctx.needs_input_grad[0] else None
+        to_weight = _multiply(rows.t(), x.reshape(-1, x.shape[-1]).t(), None) if ctx.needs_input_grad[1] else None
+        return to_x, to_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
+
+
+_PRODUCTS: dict[str, Product] = {"torch": torch_product, "onednn": onednn_product}
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b; both may be views with any strides."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _works() -> bool:
+    """Whether the private operator is there and agrees with torch, gradients included."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    rng = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=rng, requires_grad=True) for shape in ((2, 5, 7), (11, 7), (11,)))
+    try:
+        ours, theirs = _OneDnn.apply(x, weight, bias), F.linear(x, weight, bias)
+        pairs = zip(
+            (ours, *torch.autograd.grad(ours.square().sum(), (x, weight, bias))),
+            (theirs, *torch.autograd.grad(theirs.square().sum(), (x, weight, bias))),
+            strict=True,
+        )
+        return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in pairs)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+
+
+@torch.inference_mode()
+def _gain() -> float:
+    """The geometric mean over the shapes of torch's time divided by oneDNN's; the best of several interleaved tries each."""
+    gains = []
+    for n_rows, d_in, d_out in _SHAPES:
+        x, weight = torch.randn(n_rows, d_in), torch.randn(d_out, d_in)
+        best = dict.fromkeys(_PRODUCTS, float("inf"))
+        for _ in range(5):
+            for name, product in _PRODUCTS.items():
+                start = time.perf_counter()
+                product(x, weight, None)
+                best[name] = min(best[name], time.perf_counter() - start)
+        gains.append(best["torch"] / best["onednn"])
+    return float(torch.tensor(gains).log().mean().exp())

@@ -1,0 +1,1 @@
+"""Tasks that a model is asked to do, each with its measured confidence."""

@@ -1,0 +1,35 @@
+"""Training that survives: exact accumulation, exact resume, and a log that hides nothing."""
+
+from touchstone.train.objective import Causal, LossSum, Objective, TensorBatch, token_nll
+from touchstone.train.optim import OptimConfig, Optimizer, ParameterGroups, build_optimizer, parameter_groups
+from touchstone.train.pace import measure_pace
+from touchstone.train.precision import Bf16Gain, autocast, measure_bf16_gain
+from touchstone.train.schedule import ScheduleConfig, resolve_steps, schedule_factor
+from touchstone.train.settings import Outcome, StepReport, TrainConfig
+from touchstone.train.state import weights_sha256
+from touchstone.train.trainer import Trainer
+
+__all__ = [
+    "Bf16Gain",
+    "Causal",
+    "LossSum",
+    "Objective",
+    "OptimConfig",
+    "Optimizer",
+    "Outcome",
+    "ParameterGroups",
+    "ScheduleConfig",
+    "StepReport",
+    "TensorBatch",
+    "TrainConfig",
+    "Trainer",
+    "autocast",
+    "build_optimizer",
+    "measure_bf16_gain",
+    "measure_pace",
+    "parameter_groups",
+    "resolve_steps",
+    "schedule_factor",
+    "token_nll",
+    "weights_sha256",
+]

@@ -1,0 +1,51 @@
+"""How long a step takes on this machine, measured once, before a run whose length is given in minutes."""
+
+import copy
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import nn
+
+from touchstone.text.batch import Plan
+from touchstone.train.objective import Objective
+from touchstone.train.optim import build_optimizer
+from touchstone.train.settings import TrainConfig
+from touchstone.train.signals import StopSignals
+from touchstone.train.state import RandomState
+from touchstone.train.step import GradientMaker, Source
+
+__all__ = ["measure_pace"]
+
+_N_UNMEASURED = 2  # the first steps allocate memory and, compiled, compile
+
+
+def measure_pace(
+    net: nn.Module,
+    objective: Objective,
+    source: Source,
+    config: TrainConfig,
+    *,
+    n_steps: int = 8,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of one step, the median of n_steps real ones of the run's first; `resolve_steps` makes a length of it.
+
+    Taken on a copy: the network and all random generators are as before. Needs the memory of a second network for so long.
+    """
+    before = RandomState.capture()
+    twin = copy.deepcopy(net).train()
+    optimizer = build_optimizer(twin, config.optim)
+    gradients = GradientMaker(twin, objective, source, Plan(source.n_examples, config.batch_size, config.seed), config)
+    idle, seconds = StopSignals(), []
+    for step in range(_N_UNMEASURED + n_steps):
+        start = clock()
+        gradients.divide(gradients.compute(step, idle), config.clip_norm)
+        optimizer.step(0.0)
+        optimizer.zero_grad()
+        if gradients.device.type == "cuda":
+            torch.cuda.synchronize(gradients.device)
+        seconds.append(clock() - start)
+    before.restore()
+    return median(seconds[_N_UNMEASURED:])

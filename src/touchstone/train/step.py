@@ -1,0 +1,137 @@
+"""The gradient of one step: micro-batches whose sums are added up, and divided once by what the whole batch counted.
+
+Everything here is a function of the step's index in the plan: which examples, in which order, and which units dropout silences. So a
+step can be dropped half-way and taken again.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from touchstone.errors import ConfigError, DataError
+from touchstone.nn.dropout import Noise
+from touchstone.text.batch import Plan, TokenBatch
+from touchstone.train.objective import Objective, TensorBatch
+from touchstone.train.precision import autocast
+from touchstone.train.settings import TrainConfig
+from touchstone.train.signals import StopNow, StopSignals
+
+__all__ = ["Gradient", "GradientMaker", "Source", "noise_keys"]
+
+_MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea & Flood 2014)
+
+
+class Source(Protocol):
+    """Examples by number, such as text.batch's PackedWindows and PaddedRows."""
+
+    @property
+    def n_examples(self) -> int:
+        """How many there are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any example does."""
+
+    def batch(self, example_ids: NDArray[np.int64]) -> TokenBatch:
+        """These examples, in this order."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What one step's forward and backward passes gave; the gradients themselves are on the parameters, summed and not yet divided."""
+
+    loss: float  # per counted target; may be NaN
+    norm: float  # of the mean gradient, before clipping; may be NaN
+    count: int
+    parts: dict[str, float]  # per counted target
+
+
+class GradientMaker:
+    """Computes the summed gradients of any step of a plan."""
+
+    def __init__(self, net: nn.Module, objective: Objective, source: Source, plan: Plan, config: TrainConfig) -> None:
+        self.micro_batch_size = config.micro_batch_size or config.batch_size
+        if self.micro_batch_size < config.batch_size and not objective.additive:
+            raise ConfigError(
+                f"`micro_batch_size` ({self.micro_batch_size}) below `batch_size` ({config.batch_size}): the loss of "
+                f"{type(objective).__name__} is not a sum over examples, so parts of a batch do not add up; leave `micro_batch_size` out."
+            )
+        self.net, self.objective, self.source, self.plan = net, objective, source, plan
+        self.seed, self.precision = config.seed, config.precision
+        self._parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self.device = self._parameters[0].device
+        self._forward = torch.compile(self._plain_forward) if config.compile else self._plain_forward
+        self._number = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no float64
+
+    def compute(self, step: int, stop: StopSignals) -> Gradient:
+        """Leave the summed gradients of a step on the parameters, which must have none.
+
+        Raises StopNow between micro-batches if a stop was requested, and DataError if no target of the whole batch counts.
+        """
+        example_ids = self.plan.example_ids(step)
+        keys = torch.from_numpy(noise_keys(self.seed, step, len(example_ids)))
+        sums: dict[str, Tensor] = {}
+        for start in range(0, len(example_ids), self.micro_batch_size):
+            if start and stop.requested:
+                raise StopNow
+            rows = slice(start, start + self.micro_batch_size)
+            batch = self.source.batch(example_ids[rows])
+            if not batch.counts.any():
+                continue
+            total, count, parts = self._forward(TensorBatch.of(batch, self.device), keys[rows].to(self.device))
+            total.backward()
+            for name, value in {"total": total.detach(), "count": count, **parts}.items():
+                sums[name] = sums[name] + value.to(self._number) if name in sums else value.to(self._number)
+        if not sums:
+            raise DataError(f"Step {step}: no target of the examples {example_ids.tolist()} counts; leave such examples out.")
+        return self._read(step, sums)
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients that are there."""
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
+    def divide(self, gradient: Gradient, clip_norm: float | None) -> None:
+        """Make the summed gradients the mean over the counted targets, shortened to clip_norm where they are longer."""
+        factor = 1.0 / gradient.count
+        if clip_norm is not None and gradient.norm > clip_norm:
+            factor *= clip_norm / gradient.norm
+        torch._foreach_mul_(self.gradients(), factor)
+
+    def _plain_forward(self, batch: TensorBatch, keys: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        with autocast(self.precision, self.device):
+            loss = self.objective(self.net, batch, Noise(keys))
+        return loss.total, loss.count, loss.parts
+
+    def _read(self, step: int, sums: dict[str, Tensor]) -> Gradient:
+        """Everything the host wants to know, in one transfer."""
+        gradients = self.gradients()
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        names = [name for name in sums if name not in ("total", "count")]
+        total, count, length, *parts = torch.stack(
+            [sums["total"], sums["count"], norm.to(self._number), *(sums[n] for n in names)]
+        ).tolist()
+        n = int(count)
+        if n == 0:
+            raise DataError(f"Step {step}: the objective counted no target.")
+        return Gradient(total / n, length / n, n, {name: value / n for name, value in zip(names, parts, strict=True)})
+
+
+def noise_keys(seed: int, step: int, n_rows: int) -> NDArray[np.int64]:
+    """One key a row of a step's batch, however the batch is cut: a hash of (seed, step, row).
+
+    Epoch and example follow from step and row through the plan.
+    """
+    keys: NDArray[Any] = np.full(n_rows, seed % (1 << 64), dtype=np.uint64)
+    for value in (np.full(n_rows, step, dtype=np.uint64), np.arange(n_rows, dtype=np.uint64)):
+        keys = _mixed(keys + (value + np.uint64(1)) * np.uint64(_MIX[2]))
+    return keys.view(np.int64)
+
+
+def _mixed(x: NDArray[Any]) -> NDArray[Any]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX[0])
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX[1])
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,43 @@
+"""Rates are operations or bytes over the fastest time seen."""
+
+import pytest
+import torch
+
+from touchstone.bench.machine import MachineSpeed, matmul_flops, measure_machine, measure_matmul, measure_reading
+from touchstone.nn.products import ProductChoice
+
+
+def readings(*seconds):
+    """A clock that shows these times, one a reading."""
+    return iter(seconds).__next__
+
+
+def test_a_product_counts_a_multiply_and_an_add():
+    assert matmul_flops(3, 5, 7) == 210
+
+
+def test_the_matmul_rate_is_that_of_the_fastest_run():
+    clock = readings(0.0, *(1.0, 1.5), *(2.0, 2.25), *(3.0, 4.0))  # start, then begin and end of each run
+    assert measure_matmul(dtype=torch.float64, size=8, seconds=4.0, clock=clock) == pytest.approx(2 * 8**3 / 0.25)
+
+
+def test_the_peak_is_that_of_the_faster_product(monkeypatch):
+    monkeypatch.setattr("touchstone.bench.machine.choose_product", lambda: ProductChoice("onednn", 2.0, "by hand"))
+    clock = readings(0.0, 1.0, 1.5, 0.0, 1.0, 1.125)  # half of the time for each product, one run in each
+    assert measure_matmul(size=8, seconds=1.0, clock=clock) == pytest.approx(2 * 8**3 / 0.125)
+
+
+def test_the_reading_rate_counts_every_byte_of_the_matrix():
+    assert measure_reading(n_bytes=4 * 6 * 6, seconds=0.5, clock=readings(0.0, 1.0, 1.5)) == pytest.approx(4 * 36 / 0.5)
+
+
+def test_the_fraction_of_the_peak_is_operations_over_time_over_peak():
+    speed = MachineSpeed(matmul_flops_per_s=200.0, read_bytes_per_s=1.0, dtype="float32", device="cpu", n_threads=2)
+    assert speed.fraction(flops=300.0, seconds=3.0) == pytest.approx(0.5)
+
+
+def test_a_measurement_says_what_it_holds_for():
+    speed = measure_machine(dtype=torch.float64, seconds=0.0)
+    assert (speed.dtype, speed.device, speed.n_threads) == ("float64", "cpu", torch.get_num_threads())
+    assert 0 < speed.matmul_flops_per_s < float("inf")
+    assert 0 < speed.read_bytes_per_s < float("inf")

@@ -1,0 +1,112 @@
+"""What all tests share: shape checks while testing, seeds, the test data, and the ways a save can be cut short."""
+
+import errno
+import os
+import random
+import sys
+from pathlib import Path
+
+import hypothesis
+import numpy
+import pytest
+from jaxtyping import install_import_hook
+
+# Before any of these is imported: their signatures are then checked at every call of every test. Production does not check.
+install_import_hook(["touchstone.nn", "touchstone.models", "touchstone.train.objective"], "beartype.beartype")
+
+# The same examples on every run and machine, and no limit in seconds: a busy machine is no failure.
+hypothesis.settings.register_profile("touchstone", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("touchstone")
+
+EFFECTS = ("write", "fsync", "replace", "rename")
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test starts from the same global generators; torch is seeded where the test has imported it."""
+    random.seed(20240)
+    numpy.random.seed(20240)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(20240)
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    """The folder of test data that is not in the repository; a test that asks for it is skipped where there is none."""
+    folder = Path(os.environ.get("TOUCHSTONE_TEST_DATA") or Path(__file__).parent / "data")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        pytest.skip(f"needs the test data: {folder} is not there (set TOUCHSTONE_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """fsync checks its descriptor and does not wait for the disk: these tests end processes, not the power."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+
+
+@pytest.fixture
+def every_crash(monkeypatch, quick_disk):
+    """Run `action(k)` for k = 0, 1, …, its k-th effect on the disk and all after it raising, until one run has no crash.
+
+    Yields (k, crashed) after each run. torn: the failing write puts half of its bytes on the disk first.
+    """
+
+    def run(action, *, torn=False, error=OSError):
+        real = {name: getattr(os, name) for name in EFFECTS}
+        k, crashed = 0, True
+        while crashed:
+            left = [k]
+
+            def effect(name, *arguments, left=left, k=k, **named):
+                if left[0] > 0:
+                    left[0] -= 1
+                    return real[name](*arguments, **named)
+                if torn and name == "write":
+                    real["write"](arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+                raise error(errno.ENOSPC, f"crash at effect {k}: {name}")
+
+            with monkeypatch.context() as patch:
+                for name in EFFECTS:
+                    patch.setattr(os, name, lambda *a, name=name, effect=effect, **n: effect(name, *a, **n))
+                try:
+                    action(k)
+                    crashed = False
+                except error:
+                    crashed = True
+            yield k, crashed
+            k += 1
+
+    return run
+
+
+@pytest.fixture
+def dies_at(quick_disk):
+    """Run an action in a process of its own that ends at its k-th effect on the disk, with no clean-up; True if it died there."""
+
+    def run(k, action):
+        child = os.fork()
+        if child:
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert status in (0, 9), "the action itself failed"
+            return status == 9
+        try:
+            left = [k]
+
+            def deadly(real):
+                def effect(*arguments, **named):
+                    if left[0] == 0:
+                        os._exit(9)
+                    left[0] -= 1
+                    return real(*arguments, **named)
+
+                return effect
+
+            for name in EFFECTS:
+                setattr(os, name, deadly(getattr(os, name)))
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    return run

@@ -1,0 +1,93 @@
+import pytest
+
+from touchstone.config import apply_overrides, load, parse, to_yaml
+from touchstone.errors import ConfigError, UnknownName
+from touchstone.models import build
+from touchstone.models.ngram import NgramSpec
+from touchstone.models.spec import ModelSpec
+from touchstone.text.prepare import DataConfig
+from touchstone.train.estimate import PACES, estimate
+from touchstone.train.recipes import RECIPES, recipe
+from touchstone.train.run_config import RunConfig
+
+NEURAL = [name for name in RECIPES if name != "ngram"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_its_settings_file(name, tmp_path):
+    config = recipe(name).config
+    assert config.name == name
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert load(RunConfig, path) == config
+
+
+@pytest.mark.parametrize("name", [name for name in NEURAL if name != "gpt2-124m"])
+def test_the_parameters_stated_are_those_of_the_network(name):
+    made = recipe(name)
+    net = build(made.config.to_spec(made.config.tokenizer.vocab_size), seed=None)
+    assert made.parameters == sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_gpt2_124m_is_gpt2():
+    made = recipe("gpt2-124m")
+    assert made.parameters == 124_439_808  # Hugging Face's gpt2
+    assert (made.config.context, made.config.tokenizer.vocab_size) == (1024, 50257)
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_overrides_reach_every_level(name):
+    data = recipe(name).config.model_dump(mode="json")
+    changed = parse(RunConfig, apply_overrides(data, ["train.seed=7", "train.optim.learning_rate=1e-4", "model.n_layers=2"]))
+    assert (changed.train.seed, changed.train.optim.learning_rate, changed.model.n_layers) == (7, 1e-4, 2)
+    assert changed.to_spec(99).n_layers == 2
+
+
+def test_the_ngram_recipe_has_nothing_to_train():
+    config = recipe("ngram").config
+    assert isinstance(config.to_spec(77), NgramSpec)
+    assert config.train is None
+    with pytest.raises(ConfigError, match="n-gram"):
+        config.replace(train=recipe("quickstart").config.train)
+    with pytest.raises(ConfigError, match="n-gram"):
+        recipe("quickstart").config.replace(train=None)
+
+
+def test_time_is_operations_over_the_pace_of_the_size():
+    config = recipe("gpt-small").config
+    spec = config.to_spec(8192)
+    assert isinstance(spec, ModelSpec)
+    taken = estimate(config, 8192)
+    n_tokens = config.train.n_steps * config.train.batch_size * config.context
+    assert taken.n_tokens == n_tokens
+    assert taken.seconds == pytest.approx(3 * spec.flops_per_token(config.context) * n_tokens / PACES[3e7])
+    assert recipe("gpt-small").minutes == pytest.approx(taken.seconds / 60)
+
+
+def test_memory_grows_with_what_is_held_at_once_alone():
+    config = recipe("gpt2-124m").config
+    here = estimate(config, 50257).memory_bytes
+    assert estimate(config.replace(train=config.train.replace(micro_batch_size=8)), 50257).memory_bytes > here
+    assert estimate(config.replace(train=config.train.replace(batch_size=960)), 50257).memory_bytes == here
+    assert here > 16 * 124_439_808
+
+
+def test_an_unknown_recipe_names_the_near_ones():
+    with pytest.raises(UnknownName, match="Did you mean `gpt-small`"):
+        recipe("gpt-smal")
+
+
+def test_a_context_beyond_the_models_positions_is_refused():
+    with pytest.raises(ConfigError, match=r"at most `model\.max_seq_len`"):
+        parse(RunConfig, apply_overrides(recipe("llama-small").config.model_dump(mode="json"), ["model.max_seq_len=128"]))
+
+
+def test_a_models_positions_cover_the_context_unless_more_is_asked_for():
+    config = recipe("llama-small").config
+    assert config.to_spec(50).max_seq_len == 256
+    assert parse(RunConfig, apply_overrides(config.model_dump(mode="json"), ["model.max_seq_len=512"])).to_spec(50).max_seq_len == 512
+
+
+def test_the_text_of_a_run_is_replaced_as_a_whole():
+    config = recipe("gpt-small").config.replace(data=DataConfig(sources=("my_texts",)))
+    assert config.data.corpus is None
