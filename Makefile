@@ -1,14 +1,11 @@
 # The commands of this project; `make` alone lists them.
 
 VENV ?= .venv
-# A plain `torch` from PyPI brings gigabytes of GPU libraries on Linux. For the CPU build there:
-#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# A range would let pip take a build with gigabytes of GPU libraries; name another build here if you want one.
 TORCH ?= torch==2.13.0
-TORCH_INDEX ?=
 
 PY := $(VENV)/bin/python
-PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)"
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
 
 # Test data that is not in the repository; tests that need it skip and say so where it is absent.
 ifndef TOUCHSTONE_TEST_DATA

@@ -57,11 +57,11 @@ def test_greedy_generation_equals_the_full_forward_pass_token_for_token(any_net)
         torch.testing.assert_close(ours, full.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"seed": 4}, {"seed": 4, "temperature": 1.4, "top_k": 6, "top_p": 0.8}])
-def test_a_batch_of_unequal_prompts_gives_what_each_prompt_gives_alone(any_net, settings):
+def test_a_batch_of_unequal_prompts_and_settings_gives_what_each_request_gives_alone(any_net):
+    settings = [{"temperature": 0.0}, {"seed": 4}, {"seed": 4, "temperature": 1.4, "top_k": 6, "top_p": 0.8}, {"seed": 5, "min_p": 0.2}]
+    asked = [Request(prompt, Sampling(max_new_tokens=7, **each)) for prompt, each in zip(PROMPTS, settings, strict=True)]
     engine = Engine(any_net, eos_ids=[7])
-    together = engine.generate(requests(**settings, max_new_tokens=9))
-    for completion, request in zip(together, requests(**settings, max_new_tokens=9), strict=True):
+    for completion, request in zip(engine.generate(asked), asked, strict=True):
         alone = only(engine.generate([request]))
         assert completion.token_ids == alone.token_ids
         assert completion.finish_reason == alone.finish_reason
@@ -69,9 +69,9 @@ def test_a_batch_of_unequal_prompts_gives_what_each_prompt_gives_alone(any_net, 
 
 
 def test_waves_of_any_size_give_the_same(net):
-    whole = Engine(net, eos_ids=[7]).generate(requests(seed=1, n=3, max_new_tokens=8))
-    for limits in ({"max_rows": 1}, {"max_rows": 5}, {"max_cached_tokens": 40}):
-        waves = Engine(net, eos_ids=[7], **limits).generate(requests(seed=1, n=3, max_new_tokens=8))
+    whole = Engine(net, eos_ids=[7]).generate(requests(seed=1, n=3, max_new_tokens=5))
+    for limits in ({"max_rows": 1}, {"max_rows": 5}, {"max_cached_tokens": 30}):
+        waves = Engine(net, eos_ids=[7], **limits).generate(requests(seed=1, n=3, max_new_tokens=5))
         assert [completion.token_ids for completion in waves] == [completion.token_ids for completion in whole]
         assert [(c.request_index, c.index) for c in waves] == [(request, choice) for request in range(4) for choice in range(3)]
 
@@ -93,7 +93,7 @@ def test_a_drawn_seed_comes_back_and_repeats_the_completion(net):
 
 
 def test_each_token_is_the_draw_of_its_own_step_from_the_full_distribution(any_net):
-    for completion in Engine(any_net).generate(requests(seed=8, n=2, temperature=1.3, max_new_tokens=9)):
+    for completion in Engine(any_net).generate(requests(PROMPTS[:2], seed=8, n=2, temperature=1.3, max_new_tokens=5)):
         numbers = Uniforms(8, completion.index)
         for step, logprobs in enumerate(full_logprobs(any_net, completion)):
             cumulative = (logprobs.double() / 1.3).softmax(-1).cumsum(0)
@@ -330,13 +330,13 @@ def test_two_running_requests_cannot_share_an_id(net):
         engine.stream(Request([3], id="same"))
 
 
-def test_interleaved_streams_do_not_disturb_each_other(any_net):
-    engine = Engine(any_net)
-    asked = requests(seed=2, max_new_tokens=7)
+def test_interleaved_streams_do_not_disturb_each_other(net):
+    engine = Engine(net)
+    asked = requests(seed=2, max_new_tokens=5)
     expected = [completion.token_ids for completion in engine.generate(asked)]
     streams = [engine.stream(request) for request in asked]
     tokens = [[] for _ in asked]
-    for _ in range(7):
+    for _ in range(5):
         for stream, received in zip(streams, tokens, strict=True):
             received.append(next(stream).token_id)
     assert [tuple(received) for received in tokens] == expected

@@ -14,7 +14,7 @@ def full_logits(net, token_ids):
         return net(torch.tensor([token_ids])).logits[0, -1]
 
 
-@pytest.mark.parametrize("prefill_tokens", [1, 7, 2048])
+@pytest.mark.parametrize("prefill_tokens", [7, 2048])
 def test_every_step_of_a_ragged_batch_equals_the_full_forward_pass_of_its_row(any_net, prefill_tokens):
     rows = NetRunner(any_net, prefill_tokens=prefill_tokens).prefill(PROMPTS, room=10)
     for step in range(4):

@@ -15,9 +15,10 @@ def operands(shape=(3, 5, 12), d_out=7, dtype=torch.float32):
 
 @needs_onednn
 @pytest.mark.parametrize("shape", [(12,), (5, 12), (3, 5, 12)])
+@pytest.mark.parametrize("d_out", [7, 17])
 @pytest.mark.parametrize("biased", [False, True])
-def test_onednns_product_equals_torchs_forward_and_backward(shape, biased):
-    x, weight, bias = operands(shape)
+def test_onednns_product_equals_torchs_forward_and_backward(shape, d_out, biased):
+    x, weight, bias = operands(shape, d_out)
     inputs = (x, weight, bias) if biased else (x, weight)
     results = []
     for product in (torch_product, onednn_product):

@@ -25,6 +25,8 @@ def library(tmp_path):
         "site-packages/p.py": "no",
         "ensurepip/_bundled/p.py": "no",
         "pydoc_data/topics.py": "no",
+        "stringprep.py": "no",
+        "html/entities.py": "no",
         "_sysconfigdata__linux_x86_64.py": "no",
         "config-3.11-x86_64/python-config.py": "no",
         "encodings/cp437.py": '""" generated with gencodec.py"""\n',
@@ -61,6 +63,7 @@ def test_an_unknown_corpus_gets_the_names_there_are():
         corpus("pyhton")
 
 
+@pytest.mark.slow
 def test_this_interpreter_has_megabytes_of_python():
     documents = list(corpus("python"))
     assert sum(document.n_bytes for document in documents) > 5_000_000

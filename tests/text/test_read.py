@@ -7,7 +7,7 @@ import os
 import pytest
 
 from touchstone.errors import DataError
-from touchstone.text import blocks, read
+from touchstone.text import cuts, read
 from touchstone.text.document import Document
 from touchstone.text.read import ReadReport, read_documents
 
@@ -101,7 +101,7 @@ def test_a_file_that_is_named_itself_must_be_readable(folder):
 
 
 def test_a_long_text_comes_in_pieces_that_join_to_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "cut_stream", lambda chunks: blocks.cut_stream(chunks, 50))
+    monkeypatch.setattr(read, "cut_stream", lambda chunks: cuts.cut_stream(chunks, 50))
     text = "\n\n".join(f"paragraph {number}\nwith two lines" for number in range(20))
     (tmp_path / "a.txt").write_text(text)
     documents = list(read_documents([tmp_path]))

@@ -8,7 +8,7 @@ import torch
 from tiny_run import N_ROWS, make_config, make_net, make_source, make_trainer
 
 from touchstone.errors import ConfigError, DataError
-from touchstone.text.batch import PaddedRows
+from touchstone.text.batch import PaddedRows, Plan
 from touchstone.train import Causal, OptimConfig
 from touchstone.train.step import noise_keys
 
@@ -82,3 +82,13 @@ def test_every_example_is_seen_exactly_once_an_epoch(tmp_path):
     make_trainer(tmp_path, source=source, evaluate=None).run()
     for epoch in range(3):
         assert sorted(seen[epoch * N_ROWS : (epoch + 1) * N_ROWS]) == list(range(N_ROWS))
+
+
+@pytest.mark.parametrize(("n_examples", "batch_size"), [(23, 5), (7, 9), (4000, 3)])
+def test_the_examples_of_a_step_are_those_of_the_plan(tmp_path, n_examples, batch_size):
+    source = PaddedRows([[1, 2, 3]] * n_examples)
+    config = make_config(batch_size=batch_size, n_steps=500)
+    gradients = make_trainer(tmp_path, source=source, config=config)._gradients
+    plan = Plan(n_examples, batch_size, config.seed)
+    for step in (0, 1, 63, 64, 65, 400, 64, 0):
+        assert np.array_equal(gradients.example_ids(step), plan.example_ids(step))

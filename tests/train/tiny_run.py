@@ -1,9 +1,12 @@
 """A training run of a few milliseconds a step that has everything a real one has; also a program, for tests that kill it.
 
-python tiny_run.py FOLDER [--obey]      --obey: print each step and wait for a line before the next
+python tiny_run.py FOLDER      see --help
 """
 
+import argparse
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -83,19 +86,29 @@ def read_lines(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def main(folder, obey):
+def main():
     """Run it and print how it ended."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--obey", action="store_true", help="print each step and wait for a line before the next")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--simple", action="store_true", help="no accumulation, and no random numbers but of dropout")
+    parser.add_argument("--stop-at", type=int, help="send this process SIGTERM after this step")
+    wanted = parser.parse_args()
     torch.set_num_threads(1)
 
-    def tell(what):
-        print(json.dumps(what), flush=True)
-        if obey:
+    def follow(report):
+        if report.step == wanted.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if wanted.obey:
+            print(report.step, flush=True)
             sys.stdin.readline()
 
-    outcome = make_trainer(Path(folder), on_step=lambda report: tell({"step": report.step})).run()
-    obey = False
-    tell({"status": outcome.status, "step": outcome.step, "sha256": outcome.weights_sha256})
+    config = make_config(compile=wanted.compile, micro_batch_size=None if wanted.simple else 2)
+    objective = Causal() if wanted.simple else NoisyCausal()
+    outcome = make_trainer(wanted.folder, objective=objective, config=config, on_step=follow).run()
+    print(json.dumps({"status": outcome.status, "step": outcome.step, "sha256": outcome.weights_sha256}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "--obey" in sys.argv)
+    main()

@@ -4,6 +4,7 @@ Speaks the benchmark's protocol: a job as a JSON line, {"ready": true}, then for
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -100,8 +101,7 @@ def _receive() -> dict[str, Any]:
 
 
 def _send(**message: Any) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+    os.write(sys.stdout.fileno(), (json.dumps(message) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -33,12 +33,13 @@ def quickstart(
       touchstone quickstart --lang zh
       touchstone quickstart --dry-run
     """
-    from touchstone.cli.output import finish, open_terminal
+    from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
-    from touchstone.flows.quickstart import run_quickstart
+    from touchstone.flows.quickstart import QuickstartRequest, run_quickstart
 
-    return finish(terminal, run_quickstart(out, terminal, minutes=minutes, corpus=corpus, dry_run=dry_run, command=sys.argv))
+    asked = QuickstartRequest(out, minutes=minutes, corpus=corpus, command=tuple(sys.argv))
+    return finish(terminal, run_quickstart(asked, terminal, dry_run=dry_run))
 
 
 def doctor(lang: LangOption = Lang.en, as_json: AsJson = False) -> int:
@@ -49,7 +50,7 @@ def doctor(lang: LangOption = Lang.en, as_json: AsJson = False) -> int:
       touchstone doctor
       touchstone doctor --json
     """
-    from touchstone.cli.output import finish, open_terminal
+    from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
     from touchstone.flows.doctor import examine

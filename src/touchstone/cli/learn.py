@@ -14,14 +14,17 @@ __all__ = ["train"]
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe's name (see --list), or a .yaml file of settings.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name (see --list), or a .yaml file of settings.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as train.seed=7 or model.n_layers=4.")
     ] = None,
     data: DataPaths = [],  # noqa: B006 - typer copies it
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="The run folder; runs/RECIPE if not given.")] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", metavar="N", help="Size the run by time: the steps that fit are measured once, at the start.")
+        float | None,
+        typer.Option("--minutes", metavar="N", help="Size the run by time: the steps that fit are measured once, at the start."),
     ] = None,
     device: Device = "auto",
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes with their size and time.")] = False,
@@ -39,11 +42,11 @@ def train(
       touchstone train gpt-small --data a.txt --data b.jsonl train.seed=7 model.n_layers=4
       touchstone train runs/mine/config.yaml --out runs/again
     """
-    from touchstone.cli.output import finish, open_terminal
+    from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
     if list_recipes:
-        from touchstone.flows.recipe_list import show_recipes
+        from touchstone.flows.wanted import show_recipes
 
         return finish(terminal, show_recipes(terminal))
     name, changes = _understood(recipe, overrides or [], data, out)

@@ -25,7 +25,7 @@ def inspect(
       touchstone inspect my_texts/ --rows 5
       touchstone inspect reviews.jsonl --text-field body
     """
-    from touchstone.cli.output import finish, open_terminal
+    from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
     from touchstone.flows.inspection import inspect_path
@@ -38,7 +38,9 @@ def prepare(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as data.valid_fraction=0.1.")
     ] = None,
     data: DataPaths = [],  # noqa: B006 - typer copies it
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="The recipe whose data and tokenizer settings are used.")] = "gpt-small",
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="The recipe whose data and tokenizer settings are used.")
+    ] = "gpt-small",
     lang: LangOption = Lang.en,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -53,7 +55,7 @@ def prepare(
       touchstone prepare --data my_texts/ --recipe gpt-small tokenizer.vocab_size=8192
       touchstone prepare --data big.jsonl.gz --dry-run
     """
-    from touchstone.cli.output import finish, open_terminal
+    from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
     from touchstone.flows.preparation import prepare_ahead

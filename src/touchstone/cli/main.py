@@ -7,7 +7,7 @@ line on stderr with the remedy, never a traceback; with `--json` it is also a do
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +17,7 @@ from touchstone.errors import TouchstoneError
 
 __all__ = ["VERBS", "build_app", "main"]
 
-VERBS = {
+VERBS: dict[str, Callable[..., int]] = {
     "quickstart": begin.quickstart,
     "doctor": begin.doctor,
     "inspect": look.inspect,

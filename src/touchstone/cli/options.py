@@ -1,6 +1,6 @@
 """Options that several verbs share, declared once. Nothing heavy is imported here: `--help` reads this file."""
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +9,7 @@ import typer
 __all__ = ["AsJson", "DataPaths", "Device", "DryRun", "Dtype", "Lang", "LangOption", "ModelFolder", "TextField"]
 
 
-class Lang(str, Enum):
+class Lang(StrEnum):
     """The languages that the toolkit speaks."""
 
     en = "en"

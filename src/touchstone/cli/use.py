@@ -15,10 +15,14 @@ def evaluate(
     data: DataPaths = [],  # noqa: B006 - typer copies it
     text_field: TextField = "text",
     stride: Annotated[
-        int | None, typer.Option("--stride", metavar="N", min=1, help="New tokens of each overlapping window; half the context if not given.")
+        int | None,
+        typer.Option("--stride", metavar="N", min=1, help="New tokens of each overlapping window; half the context if not given."),
     ] = None,
     max_bytes: Annotated[
-        int, typer.Option("--max-bytes", metavar="N", min=1, help="Score at most so much text, whole documents chosen by a hash of their names.")
+        int,
+        typer.Option(
+            "--max-bytes", metavar="N", min=1, help="Score at most so much text, whole documents chosen by a hash of their names."
+        ),
     ] = 2_000_000,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -35,7 +39,7 @@ def evaluate(
       touchstone evaluate runs/mine --data other_texts/
       touchstone evaluate runs/mine --data held_out.jsonl --json
     """
-    from touchstone.cli.output import finish, open_terminal
+    from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
     from touchstone.flows.measuring import measure_model
@@ -51,9 +55,13 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more texts to continue; - reads one from stdin.")],
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", help="At most so many new tokens.")] = None,
     min_new_tokens: Annotated[int | None, typer.Option("--min-new-tokens", metavar="N", help="At least so many.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token; 1 is plain.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token; 1 is plain.")
+    ] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest; 0 = off.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest that hold P together; 1 = off.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest that hold P together; 1 = off.")
+    ] = None,
     min_p: Annotated[
         float | None, typer.Option("--min-p", metavar="P", help="Draw from those at least P times as likely as the likeliest; 0 = off.")
     ] = None,
@@ -67,7 +75,9 @@ def generate(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end token.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed gives the same text; drawn if not given.")] = None,
     n: Annotated[int | None, typer.Option("--n", metavar="N", help="Completions of each prompt.")] = None,
-    top_logprobs: Annotated[int | None, typer.Option("--top-logprobs", metavar="N", help="With --json: the N likeliest at each step.")] = None,
+    top_logprobs: Annotated[
+        int | None, typer.Option("--top-logprobs", metavar="N", help="With --json: the N likeliest at each step.")
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show text as it comes.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -83,7 +93,7 @@ def generate(
       touchstone generate runs/mine "First" "Second" --n 2 --json
       cat prompt.txt | touchstone generate runs/mine - --stream
     """
-    from touchstone.cli.output import finish, open_terminal
+    from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
     from touchstone.flows.writing import biases, write
@@ -128,7 +138,7 @@ def complete(
       touchstone complete runs/quickstart < half_a_file.py
       touchstone complete runs/mine "Dear " --alternatives 5 --json
     """
-    from touchstone.cli.output import finish, open_terminal
+    from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
     from touchstone.flows.writing import offer
@@ -147,5 +157,3 @@ def _text(argument: str) -> str:
     if sys.stdin.isatty():
         typer.echo("Reading from the terminal; end with Ctrl-D.", err=True)
     return sys.stdin.buffer.read().decode("utf-8", "strict")
-
-

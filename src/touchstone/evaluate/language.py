@@ -71,14 +71,23 @@ class LanguageScore:
 
     sources: the file of each document; several may be blocks or rows of one.
     token_nats: -log P of each token, one array a document.
+    window, stride: of the overlapping windows; None = the state was carried through each document.
     confidences: by temperature, over the tokens of all documents in order.
     """
 
     sources: tuple[str, ...]
     token_nats: tuple[NDArray[np.float64], ...]
     n_bytes: NDArray[np.int64]
-    method: str
+    window: int | None = None
+    stride: int | None = None
     confidences: dict[float, Confidences] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """How the documents were read, in words for a card."""
+        if self.window is None:
+            return "state carried through each document"
+        return f"overlapping windows, stride {self.stride} of context {self.window}"
 
     @property
     def nats(self) -> NDArray[np.float64]:
@@ -136,11 +145,10 @@ def score_language(
     bound = bound_of(core, max_seq_len)
     if bound is not None and stride is None:
         stride = max(1, bound // 2)
-    method = "state carried through each document" if bound is None else f"overlapping windows, stride {stride} of context {bound}"
     stride = stride if bound is not None else None
     if not temperatures:
         logprobs = rolling_token_logprobs(core, texts.token_ids, prefix_id=texts.prefix_id, stride=stride, max_seq_len=max_seq_len)
-        return LanguageScore(texts.sources, tuple(-array for array in logprobs), texts.n_bytes, method)
+        return LanguageScore(texts.sources, tuple(-array for array in logprobs), texts.n_bytes, bound, stride)
     nats = [np.empty(len(ids)) for ids in texts.token_ids]
     tops = {temperature: [np.empty(len(ids)) for ids in texts.token_ids] for temperature in temperatures}
     hits = [np.empty(len(ids), dtype=bool) for ids in texts.token_ids]
@@ -152,7 +160,7 @@ def score_language(
             _store(tops[temperature], chunk, (best / temperature - (chunk.logits / temperature).logsumexp(dim=-1)).exp())
     correct = np.concatenate(hits)
     found = {temperature: Confidences(np.concatenate(arrays), correct) for temperature, arrays in tops.items()}
-    return LanguageScore(texts.sources, tuple(nats), texts.n_bytes, method, found)
+    return LanguageScore(texts.sources, tuple(nats), texts.n_bytes, bound, stride, found)
 
 
 def collect_logits(

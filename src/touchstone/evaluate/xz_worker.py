@@ -31,7 +31,7 @@ def main(path: str) -> None:
         running.append(_start(encoder, rest[:size]))
         rest = rest[size:]
     added += [_result(*child) for child in running]
-    sys.stdout.write(json.dumps([size - added[0] for size in added[1:]]))
+    os.write(sys.stdout.fileno(), json.dumps([size - added[0] for size in added[1:]]).encode())
 
 
 def _feed(encoder: lzma.LZMACompressor, data: memoryview) -> int:

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from touchstone.calibrate.measure import Measurement
 from touchstone.errors import ConfigError
+from touchstone.report.words import Words
 from touchstone.stats import Interval, bootstrap_ratio, paired_ratio_difference
 
-__all__ = ["Comparison", "Difference", "Entry", "Verdict", "interval_dict", "verdict_of"]
+__all__ = ["Comparison", "Difference", "Entry", "Verdict", "interval_dict", "measurement_dict", "method_text", "verdict_of"]
 
 Verdict = Literal["better", "worse", "tie"]
 
@@ -91,8 +93,20 @@ def verdict_of(difference: Interval) -> Verdict:
     return "worse" if difference.low > 0 else "tie"
 
 
+def method_text(window: int | None, stride: int | None, words: Words) -> str:
+    """How documents were read, in the reader's language; None = the state was carried through each."""
+    return words("method.carried") if window is None else words("method.windows", stride=stride, window=window)
+
+
 def interval_dict(interval: Interval) -> dict[str, Any]:
     """Plain data for JSON; bounds that do not exist are None."""
     bounds = {"low": interval.low, "high": interval.high}
     known = {name: value if math.isfinite(value) else None for name, value in bounds.items()}
     return {"value": interval.value, **known, "level": interval.level, "n": interval.n, "method": interval.method}
+
+
+def measurement_dict(found: Measurement) -> dict[str, Any]:
+    """Plain data for JSON of a calibration error with its interval and its noise floor."""
+    intervals = {"interval": found.interval, "noise_floor": found.noise_floor}
+    known = {name: None if interval is None else interval_dict(interval) for name, interval in intervals.items()}
+    return {"name": found.name, "value": found.value, "estimator": found.estimator, "bins": found.bins, "n": found.n, **known}

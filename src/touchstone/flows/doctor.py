@@ -1,9 +1,10 @@
 """Is this machine fit, and is the training here as exact as it claims? Checks, and two proofs on a tiny model.
 
-The proofs run the very trainer of every run: one training is killed half-way and resumed, one is cut into micro-batches; both must end where
-the undisturbed training ends.
+The proofs run the very trainer of every run: one training is killed half-way and resumed, one is cut into micro-batches; both must
+end where the undisturbed training ends.
 """
 
+import contextlib
 import importlib.util
 import platform
 import sys
@@ -85,10 +86,8 @@ def resume_is_exact(folder: Path) -> bool:
         if report.step == 5:
             raise _Killed
 
-    try:
+    with contextlib.suppress(_Killed):
         _train(folder / "killed", on_step=die)
-    except _Killed:
-        pass
     resumed = _train(folder / "killed")
     return resumed.outcome.weights_sha256 == whole.outcome.weights_sha256 and resumed.outcome.resumed_from is not None
 
@@ -165,7 +164,12 @@ def _machine(words: Any) -> list[Finding]:
         Finding("doctor.matmul", f"{speed.matmul_flops_per_s / 1e9:.0f} GFLOP/s float32", "ok"),
         Finding("doctor.bfloat16", words("doctor.bfloat16_found", ratio=f"{ratio:.2f}"), "ok"),
         Finding("doctor.reading", f"{speed.read_bytes_per_s / 1e9:.1f} GB/s", "ok"),
-        Finding("doctor.memory", _gib(memory), "ok" if enough else "problem", "" if enough else words("doctor.need", size=_gib(MIN_MEMORY_BYTES))),
+        Finding(
+            "doctor.memory",
+            _gib(memory),
+            "ok" if enough else "problem",
+            "" if enough else words("doctor.need", size=_gib(MIN_MEMORY_BYTES)),
+        ),
     ]
 
 

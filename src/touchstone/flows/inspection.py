@@ -100,11 +100,16 @@ def _tokenizer_facts(model: LoadedModel) -> dict[str, Any]:
 def _tell_card(card: Card, terminal: Terminal) -> None:
     words = terminal.words
     if card.scores:
-        rows = [(s.name, f"{s.value:.4g}" + (f" [{s.interval[0]:.4g}, {s.interval[1]:.4g}]" if s.interval else ""), s.on, s.n) for s in card.scores]
+        rows = [
+            (s.name, f"{s.value:.4g}" + (f" [{s.interval[0]:.4g}, {s.interval[1]:.4g}]" if s.interval else ""), s.on, s.n)
+            for s in card.scores
+        ]
         terminal.table([words("inspect.score"), words("inspect.value"), words("inspect.measured_on"), "n"], rows)
     for record in card.calibration:
         settings = ", ".join(f"{name} {value}" for name, value in record.params.items())
-        terminal.say(words("inspect.calibration", target=record.target, method=record.method, settings=settings, n=record.n, date=record.date))
+        terminal.say(
+            words("inspect.calibration", target=record.target, method=record.method, settings=settings, n=record.n, date=record.date)
+        )
     if card.lineage.data_hash:
         terminal.say(words("inspect.lineage", data=card.lineage.data_hash, tokenizer=card.lineage.tokenizer_hash or "-"), style="dim")
 

@@ -21,7 +21,7 @@ def biases(entries: Iterable[str]) -> dict[int, float] | None:
     """`ID=BIAS` entries as a mapping; None where there are none."""
     found: dict[int, float] = {}
     for entry in entries:
-        token_id, equals, bias = entry.partition("=")
+        token_id, _, bias = entry.partition("=")
         try:
             found[int(token_id)] = float(bias)
         except ValueError:

@@ -50,7 +50,7 @@ _MAX_BIAS = 100.0  # as in the OpenAI API; -100 bans a token in effect
 class Sampling(Config):
     """How tokens are chosen; None = unset."""
 
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = None  # unset in request and model = DEFAULT_MAX_NEW_TOKENS
     min_new_tokens: int | None = None  # end tokens and stop strings do not end a shorter completion
     temperature: float | None = None  # 0 = greedy: the likeliest token after penalties and bias
     top_k: int | None = None  # 0 = off

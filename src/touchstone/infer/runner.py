@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from touchstone.errors import ConfigError
+from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel
-from touchstone.models.output import LanguageNet
 from touchstone.nn.cache import DecodingState
 
 __all__ = ["LanguageCore", "NetRunner", "NgramRunner", "Rows", "Runner", "at_least_fp32", "bound_of", "evaluating", "runner_of"]

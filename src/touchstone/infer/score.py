@@ -22,8 +22,8 @@ from touchstone.errors import ConfigError, DataError
 from touchstone.infer.calibration import Calibrated
 from touchstone.infer.request import Confidence
 from touchstone.infer.runner import LanguageCore, at_least_fp32, bound_of, evaluating
+from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel
-from touchstone.models.output import LanguageNet
 from touchstone.nn.cache import DecodingState
 from touchstone.text.batch import group_by_token_budget
 from touchstone.text.tokenizer import Tokenizer

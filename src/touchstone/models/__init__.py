@@ -2,7 +2,7 @@
 
 from touchstone.models.build import build, initialise
 from touchstone.models.describe import describe
-from touchstone.models.output import LanguageNet, ModelOutput
+from touchstone.models.net import LanguageNet, ModelOutput
 from touchstone.models.spec import EmbedSpec, LmHead, ModelSpec, RecurrentStack, Stack, decoder_spec, recurrent_spec
 
 __all__ = [

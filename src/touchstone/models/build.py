@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from touchstone.models.heads import TiedHead
-from touchstone.models.output import LanguageNet
+from touchstone.models.net import LanguageNet
 from touchstone.models.rnn import RecurrentDecoder
 from touchstone.models.spec import ModelSpec
 from touchstone.models.transformer import Decoder, KernelName
@@ -29,7 +29,8 @@ STD = 0.02
 
 def build(spec: ModelSpec, *, kernel: KernelName = "sdpa", product: ProductName = "torch", seed: int | None = 0) -> LanguageNet:
     """The network of a spec in fp32 on the CPU; seed None leaves the weights to a loader that fills every one."""
-    net: LanguageNet = RecurrentDecoder(spec) if spec.kind == "recurrent" else Decoder(spec, kernel)
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights that are overwritten: its generator stays where it was
+        net: LanguageNet = RecurrentDecoder(spec) if spec.kind == "recurrent" else Decoder(spec, kernel)
     number_dropouts(net)
     use_product(net, product)
     if seed is not None:

@@ -229,7 +229,7 @@ def _short(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def _bytes(n: float) -> str:
+def _bytes(n: int) -> str:
     for size, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if n >= size:
             return f"{n / size:,.1f} {unit}"

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from touchstone.errors import ShapeError, Unsupported
-from touchstone.models.output import Body, LanguageNet, check_rows, layers_wanted
+from touchstone.models.net import Body, LanguageNet, check_rows, layers_wanted
 from touchstone.models.spec import ModelSpec, Stack
 from touchstone.nn.attention import Shared
 from touchstone.nn.block import Block, build_block

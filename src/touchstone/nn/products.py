@@ -81,7 +81,7 @@ class _OneDnn(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
         to_x = _multiply(rows, weight.t(), None).view(x.shape) if ctx.needs_input_grad[0] else None
-        to_weight = _multiply(rows.t(), x.reshape(-1, x.shape[-1]).t(), None) if ctx.needs_input_grad[1] else None
+        to_weight = _to_weight(rows, x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
         return to_x, to_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
 
 
@@ -91,6 +91,13 @@ _PRODUCTS: dict[str, Product] = {"torch": torch_product, "onednn": onednn_produc
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b; both may be views with any strides."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _to_weight(grad: Float[Tensor, "M O"], x: Float[Tensor, "M I"]) -> Float[Tensor, "O I"]:
+    """grad^T x. The operator copies its first operand where it lies transposed, so that is the narrower of the two."""
+    if grad.shape[1] <= x.shape[1]:
+        return _multiply(grad.t(), x.t(), None)
+    return _multiply(x.t(), grad.t(), None).t().contiguous()
 
 
 def _works() -> bool:

@@ -3,7 +3,7 @@
 document.py   the nouns
 read.py       files and folders to documents (stream.py bytes to text, rows.py, markup.py, wiki.py the formats)
 corpora.py    named corpora that need no download
-split.py      near_copies.py groups, then sides by group; blocks.py cuts long text; weighted mixtures
+split.py      near_copies.py groups, then sides by group; cuts.py says where to cut long text; weighted mixtures
 tokenizer.py  encode and decode (vocabulary.py learns)
 batch.py      windows and rows (shards.py stores tokens, permute.py orders examples)
 prepare.py    all of it, once for the same input

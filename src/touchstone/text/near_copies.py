@@ -8,6 +8,7 @@ Source: Schleimer, Wilkerson & Aiken 2003 (Winnowing, SIGMOD).
 """
 
 import hashlib
+from array import array
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,7 +24,7 @@ that were copied (tokenize, the wave formats, the MSVC compilers); from 0.2 down
 
 _WINDOW_BYTES = 32  # about five words of code or prose, ten Chinese characters
 _NEIGHBOURS = 16
-_MAX_FINGERPRINTS = 4 << 20  # 50 MB; three times that while they are compared
+_MAX_FINGERPRINTS = 4 << 20  # 50 MB; three times that while they are sorted
 _MAX_OWNERS = 12  # a passage in more documents than this is a licence or a phrase; it joins only texts that are alike as a whole
 _MIN_SHARED = 4  # common fingerprints below this are chance
 _FAMILY_SHARE = 0.5  # of all fingerprints of both texts, for those joined by passages with many owners
@@ -63,7 +64,7 @@ class Fingerprints:
         self._hashes: list[NDArray[np.uint64]] = []
         self._owners: list[NDArray[np.int32]] = []
         self._n = 0
-        self._wholes: list[int] = []
+        self._wholes = array("Q")  # a hash of each document as a whole
 
     def add(self, text: str) -> None:
         """Take in the next document."""
@@ -78,11 +79,10 @@ class Fingerprints:
     def groups(self, threshold: float = NEAR_COPY_SHARE) -> NDArray[np.int64]:
         """The group number of each document, as `near_duplicate_groups` gives it."""
         self._merge()
-        pairs = _Pairs(self._hashes[0], self._owners[0], len(self._wholes)) if self._wholes else None
         forest = _Forest(len(self._wholes))
-        forest.join_equal(np.array(self._wholes, dtype=np.uint64))
-        if pairs is not None:
-            for left, right in pairs.similar(threshold):
+        if self._wholes:
+            forest.join_equal(np.array(self._wholes, dtype=np.uint64))
+            for left, right in _Pairs(self._hashes[0], self._owners[0], len(self._wholes)).similar(threshold):
                 forest.join(left, right)
         return forest.numbers()
 
@@ -106,21 +106,27 @@ class _Pairs:
 
     def __init__(self, hashes: NDArray[np.uint64], owners: NDArray[np.int32], n_documents: int) -> None:
         self.n_documents = n_documents
-        self.sizes = np.bincount(owners, minlength=n_documents)
-        self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        self.starts = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=n_documents))])
         self.hashes = hashes  # by document, sorted within each
         order = np.argsort(hashes, kind="stable")
+        self.owners = owners[order]  # by fingerprint, in document order within each
         ranked = hashes[order]
-        self.owners = owners[order].astype(np.int64)  # by fingerprint, in document order within each
-        is_first = np.concatenate([[True], ranked[1:] != ranked[:-1]]) if len(ranked) else np.zeros(0, dtype=bool)
+        del order
+        is_first = np.ones(len(ranked), dtype=bool)
+        np.not_equal(ranked[1:], ranked[:-1], out=is_first[1:])
+        del ranked
         self.runs = np.flatnonzero(is_first)
-        self.n_owners = np.diff(np.append(self.runs, len(ranked)))
+        self.n_owners = np.diff(np.append(self.runs, len(is_first)))
+        is_shared = self.n_owners > 1
+        self.n_alone = np.bincount(self.owners[self.runs[~is_shared]], minlength=n_documents)
+        self.runs, self.n_owners = self.runs[is_shared], self.n_owners[is_shared]
 
     def similar(self, threshold: float) -> list[tuple[int, int]]:
         """Pairs that are near-copies, each once."""
         rare, counts = np.unique(self._rare_pairs(), return_counts=True)
-        left, right = np.divmod(rare, max(1, self.n_documents))
-        shorter = np.minimum(self._rare_sizes()[left], self._rare_sizes()[right])
+        left, right = np.divmod(rare, self.n_documents)
+        sizes = self._rare_sizes()
+        shorter = np.minimum(sizes[left], sizes[right])
         found = (counts >= _MIN_SHARED) & (counts >= threshold * shorter)
         pairs = list(zip(left[found].tolist(), right[found].tolist(), strict=True))
         common = np.unique(self._common_pairs())
@@ -128,26 +134,25 @@ class _Pairs:
 
     def _rare_sizes(self) -> NDArray[np.int64]:
         """How many fingerprints of each document have few owners."""
-        is_rare = np.repeat(self.n_owners <= _MAX_OWNERS, self.n_owners)
-        return np.bincount(self.owners[is_rare], minlength=self.n_documents)
+        few = self.n_owners <= _MAX_OWNERS
+        places = _spans(self.runs[few], self.n_owners[few])
+        return self.n_alone + np.bincount(self.owners[places], minlength=self.n_documents)
 
     def _rare_pairs(self) -> NDArray[np.int64]:
         """left * n + right for every two owners of every fingerprint that has few."""
         found = [np.zeros(0, dtype=np.int64)]
         for n_owners in range(2, _MAX_OWNERS + 1):
             runs = self.runs[self.n_owners == n_owners]
-            owners = self.owners[runs[:, None] + np.arange(n_owners)]
+            owners = self.owners[runs[:, None] + np.arange(n_owners)].astype(np.int64)
             left, right = np.triu_indices(n_owners, k=1)
             found.append((owners[:, left] * self.n_documents + owners[:, right]).ravel())
         return np.concatenate(found)
 
     def _common_pairs(self) -> NDArray[np.int64]:
         """left * n + right for neighbours among the owners of every fingerprint that has many: a chain joins a whole family."""
-        is_common = np.repeat(self.n_owners > _MAX_OWNERS, self.n_owners)
-        is_first = np.zeros(len(self.owners), dtype=bool)
-        is_first[self.runs] = True
-        second = np.flatnonzero(is_common & ~is_first)
-        return self.owners[second - 1] * self.n_documents + self.owners[second]
+        many = self.n_owners > _MAX_OWNERS
+        second = _spans(self.runs[many] + 1, self.n_owners[many] - 1)
+        return self.owners[second - 1].astype(np.int64) * self.n_documents + self.owners[second]
 
     def _is_family(self, left: int, right: int) -> bool:
         mine, yours = (self.hashes[self.starts[one] : self.starts[one + 1]] for one in (left, right))
@@ -180,6 +185,12 @@ class _Forest:
     def numbers(self) -> NDArray[np.int64]:
         roots = np.array([self.root(item) for item in range(len(self.parents))], dtype=np.int64)
         return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def _spans(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All places start, start + 1, … of spans, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
 
 
 def _normalised(text: str) -> bytes:

@@ -6,6 +6,7 @@ is bounded: documents stream through files, and only fingerprints and the held-o
 """
 
 import hashlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -162,18 +163,21 @@ def _fill(place: Path, data: DataConfig, tokenizer: TokenizerConfig | Tokenizer,
     sides, groups = _split(cut_long(read_spool(raw), longest, target), data, progress)
     n_cut = _deal(place, raw, longest, target, sides)
     raw.unlink()
+    sample = None
     if isinstance(tokenizer, TokenizerConfig):
         texts = (document.text for document in read_spool(place / "train.documents"))
         tokenizer = Tokenizer.train(texts, **tokenizer.model_dump(), progress=progress)
+        sample = tokenizer.sample
     (place / "tokenizer").mkdir()
     tokenizer.save(place / "tokenizer")
     shards = {side: _encode(place, side, tokenizer, progress) for side in SIDES}
+    n_groups = len(np.unique(groups))
     report = PreparedReport(
         n_documents={side: part.n_documents for side, part in shards.items()},
         n_bytes={side: part.n_bytes for side, part in shards.items()},
         n_tokens={side: part.n_tokens for side, part in shards.items()},
-        n_groups=len(np.unique(groups)),
-        n_near_copies=len(groups) - len(np.unique(groups)),
+        n_groups=n_groups,
+        n_near_copies=len(groups) - n_groups,
         n_cut=n_cut,
         n_files=read.n_files if data.sources else len(sides),
         n_bom=read.n_bom,
@@ -181,8 +185,8 @@ def _fill(place: Path, data: DataConfig, tokenizer: TokenizerConfig | Tokenizer,
         n_empty=read.n_empty,
         n_skipped=len(read.skipped),
         skipped=tuple(read.skipped[:_MAX_SKIPPED]),
-        tokenizer_bytes_seen=tokenizer.sample.n_bytes_seen if tokenizer.sample else None,
-        tokenizer_bytes_used=tokenizer.sample.n_bytes_used if tokenizer.sample else None,
+        tokenizer_bytes_seen=sample.n_bytes_seen if sample else None,
+        tokenizer_bytes_used=sample.n_bytes_used if sample else None,
         tokenizer_fingerprint=tokenizer.fingerprint,
         documents_hash=documents_hash,
     )
@@ -205,7 +209,7 @@ def _spool(raw: Path, data: DataConfig, read: ReadReport, progress: Progress) ->
 
 def _split(documents: Iterator[Document], data: DataConfig, progress: Progress) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
     """The side and the group of each document, in one pass that keeps fingerprints only."""
-    fingerprints, n_bytes, keys = Fingerprints(), [], []
+    fingerprints, n_bytes, keys = Fingerprints(), array("q"), []
     for document in documents:
         fingerprints.add(document.text)
         n_bytes.append(document.n_bytes)

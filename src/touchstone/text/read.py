@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from touchstone.errors import DataError
-from touchstone.text.blocks import cut_stream
+from touchstone.text.cuts import cut_stream
 from touchstone.text.document import Document
 from touchstone.text.markup import clean_html, clean_markdown
 from touchstone.text.rows import Row, read_csv, read_jsonl, read_parquet, text_of

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchstone.errors import ConfigError, DataError
-from touchstone.text.blocks import cut_place
+from touchstone.text.cuts import cut_place
 from touchstone.text.document import Document
 from touchstone.text.near_copies import NEAR_COPY_SHARE, near_duplicate_groups
 from touchstone.text.permute import permutation_key, permute

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 
 from touchstone.config import unknown_name
 from touchstone.errors import TokenizerError
-from touchstone.text.blocks import cut_place
+from touchstone.text.cuts import cut_place
 
 __all__ = ["DEFAULT_MAX_BYTES", "DEFAULT_SPECIALS", "DEFAULT_VOCAB_SIZE", "PATTERNS", "Kind", "Progress", "TrainingSample", "learn"]
 

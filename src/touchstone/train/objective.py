@@ -60,7 +60,10 @@ class TensorBatch:
 
 
 class Objective(Protocol):
-    """What the trainer minimises; `additive`: the sum over a batch is the sum over any parts it is cut into."""
+    """What the trainer minimises; `additive`: the sum over a batch is the sum over any parts it is cut into.
+
+    Random numbers come from `noise` or torch's generators, which a resumed run continues; not from NumPy's.
+    """
 
     additive: bool
 

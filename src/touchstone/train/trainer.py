@@ -224,7 +224,7 @@ class Trainer:
 
     def _compute(self) -> Gradient:
         """The summed gradients of the next step; on StopNow the random generators are as before it."""
-        before = RandomState.capture()
+        before = RandomState.capture(with_numpy=False)  # no source and no objective may draw from it
         breaks_at = 1 if self.config.compile and not self._is_warm else 2  # compiling is long, and nothing is lost by dropping it
         try:
             with self._stop.breakable(breaks_at):
@@ -255,10 +255,13 @@ class Trainer:
     def _close(self, record: dict[str, Any], parts: list[str]) -> None:
         """What is due after a step: evaluate, sample, log, report, save. The step is `unclosed` until its line is in the log."""
         progress, folder = self._state.progress, self._run_folder
-        progress.unclosed = json.dumps({"record": record, "parts": parts})
-        valid = self._validate() if self._is_due(self.config.eval_every) else {}
-        samples = self._draw() if self._is_due(self.config.sample_every) else []
-        progress.unclosed = None
+        valid: dict[str, float] = {}
+        samples: list[dict[str, Any]] = []
+        if self._is_due(self.config.eval_every) or self._is_due(self.config.sample_every):
+            progress.unclosed = json.dumps({"record": record, "parts": parts})
+            valid = self._validate() if self._is_due(self.config.eval_every) else {}
+            samples = self._draw() if self._is_due(self.config.sample_every) else []
+            progress.unclosed = None
         for sample in samples:
             folder.samples.write({"step": progress.position, **sample})
         folder.metrics.write(record | {f"valid_{name}": figure for name, figure in valid.items()})

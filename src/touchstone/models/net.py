@@ -24,7 +24,7 @@ class Body:
 
     hidden: Float[Tensor, "B T D"]
     attentions: dict[int, Float[Tensor, "B H T S"]] = field(default_factory=dict)
-    hiddens: dict[int, Float[Tensor, "B T D"]] = field(default_factory=dict)
+    hiddens: dict[int, Float[Tensor, "B T _"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ModelOutput:
     logits: Float[Tensor, "B T V"]
     hidden: Float[Tensor, "B T D"]
     attentions: dict[int, Float[Tensor, "B H T S"]]
-    hiddens: dict[int, Float[Tensor, "B T D"]]
+    hiddens: dict[int, Float[Tensor, "B T _"]]
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 

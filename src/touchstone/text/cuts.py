@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 __all__ = ["MAX_BLOCK_CHARS", "cut_place", "cut_stream"]
 
-MAX_BLOCK_CHARS = 2 << 20
-"""Longest piece of text held at once; at most 8 MB in memory, so a file of any size, one endless line included, streams."""
+MAX_BLOCK_CHARS = 1 << 20
+"""Longest piece of text held at once; at most 4 MB in memory, so a file of any size, one endless line included, streams."""
 
 
 def cut_place(text: str, low: int, high: int) -> int:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchstone.text.blocks import cut_place, cut_stream
+from touchstone.text.cuts import cut_place, cut_stream
 
 
 @given(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from touchstone.errors import ModelFolderError
 from touchstone.files import save_tensors
-from touchstone.models.shards import find_weights, split_shards
+from touchstone.models.weight_files import find_weights, split_shards
 
 
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12), limit=st.integers(4, 120))

@@ -1,0 +1,284 @@
+"""The quickstart: from plain text to a measured, calibrated language model, with no data, no flags and no internet.
+
+Text, machine, decoder, LSTM, 5-gram, compressors, scores, calibration, report - in stages that are told as they go. The networks are
+trained in run folders of their own, so the same command goes on wherever it was interrupted.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from touchstone.bench.machine import MachineSpeed, measure_machine
+from touchstone.errors import ConfigError, RunFolderError
+from touchstone.files import read_json, write_json
+from touchstone.flows.findings import Findings, fit_ngram, measure_findings
+from touchstone.flows.journey import today
+from touchstone.flows.net_training import NetTraining, TrainedNet, new_card, train_net
+from touchstone.flows.plan import show_plan
+from touchstone.flows.preparation import prepare_text
+from touchstone.flows.quickstart_report import QuickstartReport, tell_summary, write_quickstart_report
+from touchstone.flows.run_record import RunRecord
+from touchstone.flows.samples import Sample, draw_samples
+from touchstone.flows.wanted import requested_config
+from touchstone.models.card import Calibration, Card, Score
+from touchstone.models.checkpoint import save_model
+from touchstone.models.weights import weights_hash
+from touchstone.report.terminal import Terminal
+from touchstone.runtime import Runtime, choose_runtime, peak_resident_bytes
+from touchstone.text.prepare import Prepared
+from touchstone.train.run_config import RunConfig
+
+__all__ = ["PROMPTS", "QuickstartRequest", "run_quickstart"]
+
+LSTM_SHARE = 0.5
+"""Of the decoder's training time, given to the LSTM baseline: with a tuned rate it gains little from more."""
+
+OTHER_SECONDS = 110
+"""Reading, fitting the 5-gram, compressing, scoring and reporting on two cores, where three minutes of training are asked for."""
+
+TEST_BYTES, VALID_BYTES = 600_000, 200_000
+"""Of text scored at the end; with less training less is scored, down to a tenth."""
+
+FULL_MINUTES = 3.0
+"""The length of training that those figures belong to."""
+
+PROMPTS = (
+    'def read_lines(path):\n    """Return the lines of a file."""\n',
+    "import os\nimport sys\n\n\ndef main(argv=None):\n",
+    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
+)
+"""What the three completions continue: openings that any Python file might have, each ending with a newline."""
+
+_COMPLETION_TOKENS, _COMPLETION_TEMPERATURE, _COMPLETION_SEED = 64, 0.7, 1
+_RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class QuickstartRequest:
+    """What to do, where, and how long. data: paths in place of the named corpus; changes: `key=value` for the decoder's run."""
+
+    out: Path
+    minutes: float = FULL_MINUTES
+    corpus: str = "python"
+    data: tuple[Path, ...] = ()
+    changes: tuple[str, ...] = ()
+    lstm_changes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = PROMPTS
+    command: tuple[str, ...] = ("touchstone", "quickstart")
+
+
+def run_quickstart(asked: QuickstartRequest, terminal: Terminal, *, dry_run: bool = False) -> dict[str, Any]:
+    """Run all stages, or go on with them; the document's status is finished, already-finished, interrupted or dry-run."""
+    words, began = terminal.words, time.perf_counter()
+    if not 0 < asked.minutes <= 60 * 24:
+        raise ConfigError(f"`--minutes` ({asked.minutes:g}) must be above 0 and at most a day.")
+    config, record = _config("quickstart", asked, asked.changes), RunRecord(asked.out)
+    if dry_run:
+        explicit = _keys(asked.changes)
+        terminal.say(words("quickstart.promise", **_promise(asked.minutes, terminal)))
+        return show_plan(config, record, terminal, minutes=asked.minutes, explicit=explicit, device="cpu")
+    record.check()
+    found = record.settled(config, minutes=asked.minutes, explicit=_keys(asked.changes))
+    terminal.say(words("quickstart.title"), style="title")
+    if found is not None and record.is_finished:
+        return _already(record, terminal)
+    terminal.say(words("quickstart.promise", **_promise(asked.minutes, terminal)))
+    terminal.say(words("quickstart.safe"))
+    _stage(terminal, 1, "machine")
+    runtime = choose_runtime("auto", "float32")
+    speed = measure_machine(runtime.device)
+    _tell_machine(speed, terminal)
+    _stage(terminal, 2, "text")
+    prepared = prepare_text(config, terminal)
+    _stage(terminal, 3, "decoder")
+    decoder = _train(config, record, prepared, runtime, asked, asked.changes, asked.minutes, speed, terminal)
+    if decoder.outcome.status == "interrupted":
+        return _interrupted(record, decoder, terminal)
+    _stage(terminal, 4, "lstm")
+    beside = RunRecord(asked.out / "baselines" / "lstm")
+    lstm_config = _config("lstm-lm", asked, asked.lstm_changes).replace(data=config.data, tokenizer=config.tokenizer)
+    lstm = _train(lstm_config, beside, prepared, runtime, asked, asked.lstm_changes, LSTM_SHARE * asked.minutes, speed, terminal)
+    if lstm.outcome.status == "interrupted":
+        return _interrupted(record, lstm, terminal)
+    _stage(terminal, 5, "measuring")
+    share = max(0.1, min(1.0, asked.minutes / FULL_MINUTES))
+    ngram, ngram_s = fit_ngram(prepared)
+    terminal.say(words("quickstart.ngram", n=f"{sum(ngram.n_ngrams):,}", time=words.duration(ngram_s)))
+    facts = {"decoder": _facts(decoder), "lstm": _facts(lstm), "ngram": {"n_grams": sum(ngram.n_ngrams), "seconds": ngram_s}}
+    findings = measure_findings(
+        decoder.net,
+        lstm.net,
+        ngram,
+        prepared,
+        terminal,
+        test_bytes=round(share * TEST_BYTES),
+        valid_bytes=round(share * VALID_BYTES),
+        facts=facts,
+    )
+    _stage(terminal, 6, "report")
+    save_model(record.model, decoder.net, tokenizer=prepared.tokenizer, card=_card(decoder, findings, prepared))
+    samples = draw_samples(
+        decoder.net,
+        prepared.tokenizer,
+        asked.prompts,
+        n_new=min(_COMPLETION_TOKENS, config.context // 2),
+        temperature=_COMPLETION_TEMPERATURE,
+        seed=_COMPLETION_SEED,
+    )
+    document = _document(asked, record, decoder, lstm, findings, samples, speed, time.perf_counter() - began)
+    write_json(record.folder / _RESULTS, document)
+    report = QuickstartReport(decoder, record, prepared.report, findings, samples, speed, document)
+    write_quickstart_report(report, words)
+    tell_summary(document, terminal)
+    return document
+
+
+def _config(recipe: str, asked: QuickstartRequest, changes: Sequence[str]) -> RunConfig:
+    config = requested_config(recipe, asked.data, changes)
+    return config if asked.data else config.replace(data=config.data.replace(corpus=asked.corpus))
+
+
+def _keys(changes: Sequence[str]) -> set[str]:
+    return {change.partition("=")[0].strip() for change in changes}
+
+
+def _train(
+    config: RunConfig,
+    record: RunRecord,
+    prepared: Prepared,
+    runtime: Runtime,
+    asked: QuickstartRequest,
+    changes: Sequence[str],
+    minutes: float,
+    speed: MachineSpeed,
+    terminal: Terminal,
+) -> TrainedNet:
+    words = terminal.words
+    spec = config.to_spec(prepared.tokenizer.vocab_size)
+    terminal.say(words("quickstart.training", parameters=f"{spec.n_parameters():,}", time=words.duration(60 * minutes)))  # type: ignore[union-attr]
+    training = NetTraining(
+        config,
+        record,
+        prepared,
+        runtime,
+        asked.command,
+        minutes=minutes,
+        explicit=_keys(changes),
+        prompts=asked.prompts[:1],
+        peak=speed.matmul_flops_per_s,
+    )
+    trained = train_net(training, terminal)
+    if trained.outcome.was_finished:
+        terminal.say(words("quickstart.was_trained", folder=record.folder))
+    return trained
+
+
+def _facts(trained: TrainedNet) -> dict[str, Any]:
+    assert trained.config.train is not None
+    flops = 3 * trained.spec.flops_per_token(trained.config.context)
+    return {
+        "parameters": trained.spec.n_parameters(),
+        "n_tokens": trained.outcome.n_tokens,
+        "training_flops": flops * trained.outcome.n_tokens,
+        "seconds": trained.outcome.seconds,
+        "learning_rate": trained.config.train.optim.learning_rate,
+    }
+
+
+def _card(decoder: TrainedNet, findings: Findings, prepared: Prepared) -> Card:
+    """Lineage, the test score beside its baselines, and the fitted temperature, valid for exactly these weights."""
+    found = findings.comparison.interval("decoder")
+    others = {entry.key: findings.comparison.interval(entry.key).value for entry in findings.comparison.entries if entry.key != "decoder"}
+    score = Score(
+        name="bits per byte",
+        value=found.value,
+        interval=(found.low, found.high) if found.n > 1 else None,
+        level=found.level,
+        n=len(findings.comparison.sources),
+        method=f"{findings.score.method}; {found.method}",
+        on="held-out files of the training text, without near-copies in it",
+        on_hash=prepared.test.fingerprint,
+        baselines=others,
+        date=today(),
+    )
+    calibration = Calibration(
+        target="next-token",
+        method="temperature",
+        params={"temperature": findings.temperature.temperature},
+        statistic={
+            "ece_before": findings.ece_before.value,
+            "ece_after": findings.ece_after.value,
+            "nll_before": findings.temperature.nll_before,
+            "nll_after": findings.temperature.nll_after,
+        },
+        weights_hash=weights_hash(decoder.net.state_dict()),
+        numeric_scheme=str(decoder.net.embed.weight.dtype).removeprefix("torch."),
+        n=findings.temperature.n,
+        date=today(),
+    )
+    card = new_card(decoder.config, prepared, name="touchstone quickstart", about="A small decoder trained by `touchstone quickstart`.")
+    return card.replace(scores=[score], calibration=[calibration])
+
+
+def _document(
+    asked: QuickstartRequest,
+    record: RunRecord,
+    decoder: TrainedNet,
+    lstm: TrainedNet,
+    findings: Findings,
+    samples: Sequence[Sample],
+    speed: MachineSpeed,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "status": "finished",
+        "folder": str(record.folder),
+        "model": str(record.model),
+        "report": str(record.report),
+        "minutes": asked.minutes,
+        "seconds_of_this_start": seconds,
+        "peak_resident_bytes": peak_resident_bytes(),
+        "machine": speed.to_dict(),
+        "peak_fraction": speed.fraction(_facts(decoder)["training_flops"], max(decoder.outcome.seconds, 1e-9)),
+        "weights_sha256": {"decoder": decoder.outcome.weights_sha256, "lstm": lstm.outcome.weights_sha256},
+        "completions": [{"prompt": sample.prompt, "text": sample.text} for sample in samples],
+        **findings.to_dict(),
+    }
+
+
+def _already(record: RunRecord, terminal: Terminal) -> dict[str, Any]:
+    """A finished quickstart tells its results again."""
+    document = read_json(record.folder / _RESULTS, error=RunFolderError)
+    terminal.say(terminal.words("quickstart.already", folder=record.folder))
+    tell_summary(document, terminal)
+    return {**document, "status": "already-finished"}
+
+
+def _interrupted(record: RunRecord, trained: TrainedNet, terminal: Terminal) -> dict[str, Any]:
+    outcome = trained.outcome
+    terminal.say(terminal.words("train.interrupted", step=f"{outcome.step:,}", n_steps=f"{outcome.n_steps:,}"))
+    return {"status": "interrupted", "folder": str(record.folder), "step": outcome.step, "n_steps": outcome.n_steps}
+
+
+def _promise(minutes: float, terminal: Terminal) -> Mapping[str, str]:
+    """How long it will take, said before it begins."""
+    words, share = terminal.words, max(0.3, min(1.0, minutes / FULL_MINUTES))
+    train, lstm = 60 * minutes, 60 * LSTM_SHARE * minutes
+    return {
+        "total": words.duration(train + lstm + share * OTHER_SECONDS),
+        "train": words.duration(train),
+        "lstm": words.duration(lstm),
+    }
+
+
+def _stage(terminal: Terminal, number: int, name: str) -> None:
+    words = terminal.words
+    terminal.say()
+    terminal.say(words("quickstart.stage", number=number, n=6, name=words(f"quickstart.stage_{name}")), style="title")
+
+
+def _tell_machine(speed: MachineSpeed, terminal: Terminal) -> None:
+    gflops, gbytes = f"{speed.matmul_flops_per_s / 1e9:.0f}", f"{speed.read_bytes_per_s / 1e9:.1f}"
+    terminal.say(terminal.words("quickstart.machine", gflops=gflops, gbytes=gbytes, threads=speed.n_threads, dtype=speed.dtype))
