@@ -110,30 +110,24 @@ def test_examples_are_python(page):
 
 
 def tree_of(page):
-    """File -> its line, from the block of a page that draws src/touchstone/: one file a line, folders end in a slash."""
-    block = next((code for _, code in FENCE.findall(page.read_text(encoding="utf-8")) if "src/touchstone/" in code), None)
-    assert block is not None, f"{page.name} has no code block that draws src/touchstone/"
-    files, folders, inside = {}, [], False
-    for line in block.splitlines():
+    """File -> its line, from where a page draws src/touchstone/ to the next empty line: one file a line, folders end in a slash."""
+    files, folders = {}, []
+    for line in page.read_text(encoding="utf-8").splitlines():
         drawn = re.match(r"^([\s│├└─]*)(\S+)\s*(.*)$", line)
-        if drawn is None:
-            continue
-        depth, name, words = len(drawn[1]), drawn[2], drawn[3]
-        if name == "src/touchstone/":
-            inside, folders = True, [(depth, "")]
-            continue
-        if not inside:
-            continue
-        if depth <= folders[0][0]:
-            inside = False  # beside the package
-            continue
-        while folders[-1][0] >= depth:
-            folders.pop()
-        path = folders[-1][1] + name
-        if name.endswith("/"):
-            folders.append((depth, path))
-        else:
-            files[path] = words
+        depth, name, words = (len(drawn[1]), drawn[2], drawn[3]) if drawn else (0, "", "")
+        if name == "src/touchstone/" and not folders:
+            folders = [(depth, "")]
+        elif folders and (not name or depth <= folders[0][0]):
+            break
+        elif folders:
+            while folders[-1][0] >= depth:
+                folders.pop()
+            path = folders[-1][1] + name
+            if name.endswith("/"):
+                folders.append((depth, path))
+            else:
+                files[path] = words
+    assert folders, f"{page.name} has no line `src/touchstone/` with the tree under it"
     return files
 
 

@@ -55,12 +55,12 @@ class Interval:
     method: str
 
     def __str__(self) -> str:
-        """Like "1.453 [1.41, 1.49]": bounds to one digit of half the width, the value to one more."""
+        """Like "1.453 [1.414, 1.492]": value and bounds to two digits of half the width."""
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"{self.value:.3f} [n = {self.n}: no interval]"
         half = (self.high - self.low) / 2
-        digits = max(0, -math.floor(math.log10(half))) if half > 0 else 2
-        return f"{self.value:.{digits + (half < 10)}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
     @property
     def excludes_zero(self) -> bool:

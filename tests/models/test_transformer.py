@@ -95,6 +95,42 @@ def test_cached_steps_equal_one_full_pass(kernel, settings, kind):
     assert full.std() > 0.1  # a network that says nothing would agree with itself too
 
 
+@pytest.mark.parametrize("positions", ["rotary", "alibi", "none"])
+@torch.no_grad()
+def test_attention_weights_are_those_of_the_papers(positions):
+    """Of a first layer, with a padded row: rotary turns pairs as complex numbers, ALiBi takes 2^-2h per step off head h = 1 to 4."""
+    net = decoder("reference", positions=positions, d_head=6, n_layers=1)
+    token_ids, mask = ids(2), torch.tensor([[1] * T, PLACES["middle"]], dtype=torch.bool)
+    attn, x = net.decoder.layers[0].attn, net.decoder.layers[0].norm1(net.embed(token_ids))
+    q, k = (linear(x).view(2, T, 4, 6).double() for linear in (attn.q_proj, attn.k_proj))
+    weights = net(token_ids, mask=mask, want=["attentions"]).attentions[0]
+    turn = 10_000.0 ** (-torch.arange(0, 6, 2, dtype=torch.float64) / 6)
+
+    def score(row, head, query, key):
+        first, second = (torch.complex(t[:3], t[3:]) for t in (q[row, query, head], k[row, key, head]))
+        distance = int(mask[row, :query].sum()) - int(mask[row, :key].sum())
+        if positions == "rotary":
+            first = first * torch.polar(torch.ones_like(turn), turn * distance)
+        penalty = 2.0 ** (-2 * (head + 1)) * distance if positions == "alibi" else 0.0
+        return float((first * second.conj()).real.sum()) / 6**0.5 - penalty
+
+    for row, head, query in itertools.product(range(2), range(4), range(T)):
+        if mask[row, query]:
+            keys = [key for key in range(query + 1) if mask[row, key]]
+            expected = torch.tensor([score(row, head, query, key) for key in keys]).softmax(0)
+            close(weights[row, head, query, keys], expected)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+@torch.no_grad()
+def test_a_table_is_added_to_the_embeddings_at_the_place_of_each_token(positions):
+    net, token_ids = decoder(positions=positions), ids(1)
+    mask = torch.tensor([PLACES["middle"]], dtype=torch.bool)
+    entering = net(token_ids, mask=mask, want=["hiddens.0"]).hiddens[0]
+    for column, place in zip((0, 2, 3, 6), range(4), strict=True):
+        close(entering[0, column], net.embed.weight[token_ids[0, column]] + net.decoder.positions.weight[place])
+
+
 @EVERY_POSITION_IN_TIME
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [(3, 5), (1, 6), (4,)])

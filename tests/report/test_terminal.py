@@ -112,7 +112,7 @@ def test_columns_of_numbers_are_flush_right_and_no_row_is_cut_in_a_pipe():
     screen.terminal.table(["model", "bits per byte", "n"], rows, title="Scores")
     title, header, first, second = screen.out.splitlines()
     assert title.strip() == "Scores"
-    assert first.rstrip().endswith("1.453 [1.41, 1.49]     32")
+    assert first.rstrip().endswith("1.453 [1.412, 1.494]     32")
     assert second.rstrip().endswith("1000")
     assert header.index("model") == second.index("n-gram") == 0
     assert header.rstrip().endswith(" n")

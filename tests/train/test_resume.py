@@ -32,7 +32,7 @@ def same_logs(folder, reference):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("step", [7, 10, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 3, 5, 12, 14, 17))])
+@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 3, 5, 10, 12, 14, 17))])
 def test_resume_after_sigterm_equals_the_uninterrupted_run(uninterrupted, tmp_path, step):
     """In epochs 1, 2, 3 and 4; steps 5, 10 and 14 are the last of their epochs."""
     reference, folder = uninterrupted
@@ -72,6 +72,7 @@ def test_a_signal_amid_the_micro_batches_drops_the_step_and_its_random_numbers(u
     same_logs(tmp_path, folder)
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_the_forward_pass_and_saves_at_once(tmp_path):
     trainer = make_trainer(tmp_path, config=make_config(micro_batch_size=None))
     inner, calls = trainer._gradients.objective, []
@@ -159,6 +160,7 @@ def test_signals_while_saving_wait_until_the_checkpoint_is_whole(uninterrupted, 
     same_logs(tmp_path, folder)
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_step_stops_a_run_that_then_begins_as_if_nothing_had_been(uninterrupted, tmp_path, monkeypatch):
     reference, folder = uninterrupted
     real = Checkpoints.save
@@ -170,6 +172,7 @@ def test_a_signal_before_the_first_step_stops_a_run_that_then_begins_as_if_nothi
     same_logs(tmp_path, folder)
 
 
+@pytest.mark.slow
 def test_patience_survives_a_stop(tmp_path):
     losses = [5.0, 3.0, 4.0, 3.5, 3.2, 9.0, 9.0]
 
@@ -212,6 +215,7 @@ def test_other_data_another_objective_tokenizer_or_network_is_refused(tmp_path, 
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_said_to_change_the_last_bits(tmp_path):
     make_trainer(tmp_path, on_step=stop_at(2)).run()
     facts = tmp_path / "checkpoints" / "step-00000002" / "state.json"
@@ -246,6 +250,7 @@ def test_the_hash_of_weights_sees_names_values_and_types():
     assert weights_sha256(make_net().double()) != weights_sha256(one)
 
 
+@pytest.mark.slow
 def test_the_reference_run_is_no_accident_another_seed_gives_other_weights(uninterrupted, tmp_path):
     reference, _ = uninterrupted
     assert reference.step == N_STEPS

@@ -77,6 +77,7 @@ def test_callbacks_see_the_network_in_eval_mode_without_gradients(tmp_path):
     assert not net.training  # as it was before
 
 
+@pytest.mark.slow
 def test_reports_come_every_so_many_steps_and_at_both_ends(tmp_path):
     reports = []
     make_trainer(tmp_path, config=make_config(log_every=5), on_step=reports.append).run()
@@ -105,6 +106,7 @@ def test_the_best_weights_of_an_early_stopped_run_are_its_result(tmp_path):
     assert (again.status, again.was_finished, again.weights_sha256) == ("early-stopped", True, saved[1])
 
 
+@pytest.mark.slow
 def test_a_run_that_never_loses_patience_still_gives_its_best_weights(tmp_path):
     losses = iter([3.0, 1.0, 2.0, 2.0])
     config = make_config(n_steps=8, eval_every=2, early_stopping_patience=9)
@@ -112,6 +114,7 @@ def test_a_run_that_never_loses_patience_still_gives_its_best_weights(tmp_path):
     assert (outcome.status, outcome.step, outcome.best_step) == ("finished", 8, 4)
 
 
+@pytest.mark.slow
 def test_a_validation_loss_that_is_not_a_number_is_no_improvement(tmp_path):
     losses = iter([math.nan, 3.0, math.nan, math.nan])
     config = make_config(n_steps=20, eval_every=2, early_stopping_patience=2)
@@ -162,6 +165,7 @@ def test_settings_that_do_not_fit_each_other_are_refused(changes, said):
         make_config(**changes)
 
 
+@pytest.mark.slow
 def test_steps_in_bfloat16_leave_weights_and_state_in_float32(tmp_path):
     net = make_net()
     trainer = make_trainer(tmp_path, net=net, config=make_config(precision="bfloat16"))

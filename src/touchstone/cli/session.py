@@ -6,10 +6,10 @@ from typing import Any
 from touchstone.report.terminal import Terminal
 from touchstone.runtime import before_torch
 
-__all__ = ["INTERRUPTED", "finish", "open_terminal"]
+__all__ = ["EXIT_CODES", "finish", "open_terminal"]
 
-INTERRUPTED = 130
-"""Exit code of a run that a signal ended after it was saved: 128 + SIGINT, as shells have it."""
+EXIT_CODES = {"interrupted": 130, "problem": 1}
+"""By the status of a document: a run that a signal ended after it was saved (128 + SIGINT, as shells have it), problems that were found."""
 
 
 def open_terminal(lang: str, as_json: bool) -> Terminal:
@@ -21,4 +21,4 @@ def open_terminal(lang: str, as_json: bool) -> Terminal:
 def finish(terminal: Terminal, document: Mapping[str, Any]) -> int:
     """Print the document of the command where one was asked for, and return the exit code."""
     terminal.result(document)
-    return INTERRUPTED if document.get("status") == "interrupted" else 0
+    return EXIT_CODES.get(str(document.get("status")), 0)

@@ -45,8 +45,6 @@ def choose(
     explicit: settings that the command names itself, which stay. evaluation_s: seconds of one evaluation, for `minutes`.
     """
     assert config.train is not None
-    if minutes is not None and "train.n_steps" in explicit:
-        raise ConfigError("`--minutes` and `train.n_steps` both set the length of the run; give one of them.")
     changes: dict[str, Any] = {}
     reasons: dict[str, str] = {"device": runtime.reasons["device"], "threads": runtime.reasons["threads"]}
     train = config.train

@@ -10,13 +10,13 @@ from touchstone.errors import ConfigError
 from touchstone.evaluate.compressors import score_compressors
 from touchstone.evaluate.language import LanguageScore, encode_documents, sample_documents, score_language
 from touchstone.flows.comparison import interval_dict
-from touchstone.flows.net_training import NetTraining, new_card, train_net
+from touchstone.flows.net_training import NetTraining, new_card, today, train_net
 from touchstone.flows.plan import show_plan
 from touchstone.flows.preparation import prepare_text
 from touchstone.flows.run_record import Chosen, RunRecord
 from touchstone.flows.samples import draw_samples, openings
 from touchstone.flows.train_report import TrainReport, write_train_report
-from touchstone.flows.wanted import requested_config
+from touchstone.flows.wanted import explicit_settings, override_keys, requested_config
 from touchstone.infer.runner import LanguageCore
 from touchstone.models.card import Card, Score
 from touchstone.models.checkpoint import save_model
@@ -26,7 +26,7 @@ from touchstone.runtime import choose_runtime
 from touchstone.text.prepare import Prepared
 from touchstone.train.run_config import RunConfig
 
-__all__ = ["Journey", "today", "travel", "with_score"]
+__all__ = ["Journey", "travel", "with_score"]
 
 TEST_BYTES = 200_000
 """Of the test text scored at the end: some seconds for a small model."""
@@ -53,7 +53,9 @@ def travel(journey: Journey, terminal: Terminal, *, dry_run: bool = False) -> di
     config = requested_config(journey.recipe, journey.data, journey.overrides)
     _check_minutes(journey.minutes)
     record = RunRecord(journey.out if journey.out is not None else Path("runs") / config.name)
-    explicit = {override.partition("=")[0].strip() for override in journey.overrides}
+    if journey.minutes is not None and "train.n_steps" in override_keys(journey.overrides):
+        raise ConfigError("`--minutes` and `train.n_steps` both set the length of the run; give one of them.")
+    explicit = explicit_settings(journey.recipe, journey.overrides)
     if dry_run:
         return show_plan(config, record, terminal, minutes=journey.minutes, explicit=explicit, device=journey.device)
     record.check()
@@ -98,11 +100,6 @@ def travel(journey: Journey, terminal: Terminal, *, dry_run: bool = False) -> di
 def _check_minutes(minutes: float | None) -> None:
     if minutes is not None and not 0 < minutes <= 60 * 24 * 365:
         raise ConfigError(f"`--minutes` ({minutes:g}) must be above 0 and at most a year.")
-
-
-def today() -> str:
-    """The date for a card."""
-    return time.strftime("%Y-%m-%d")
 
 
 def _count(config: RunConfig, record: RunRecord, prepared: Prepared, journey: Journey, terminal: Terminal) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from touchstone.text.prepare import Prepared
 from touchstone.train import Outcome, StepReport, Trainer
 from touchstone.train.run_config import RunConfig
 
-__all__ = ["NetTraining", "TrainedNet", "Validation", "new_card", "train_net"]
+__all__ = ["NetTraining", "TrainedNet", "Validation", "new_card", "today", "train_net"]
 
 VALIDATION_BYTES = 96_000
 """Of validation text scored while training: a second or two for a small model, and an error of about a hundredth of a bit."""
@@ -135,6 +135,11 @@ def new_card(config: Config, prepared: Prepared, *, name: str | None = None, abo
         software={key: value for key, value in versions.items() if value != "not installed"},
     )
     return Card(name=name or getattr(config, "name", None), about=about, lineage=lineage)
+
+
+def today() -> str:
+    """The date for a card."""
+    return time.strftime("%Y-%m-%d")
 
 
 def _settle(asked: NetTraining, spec: ModelSpec, source: PackedWindows, validation: Validation | None) -> tuple[RunConfig, Chosen]:

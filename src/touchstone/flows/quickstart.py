@@ -14,19 +14,19 @@ from touchstone.bench.machine import MachineSpeed, measure_machine
 from touchstone.errors import ConfigError, RunFolderError
 from touchstone.files import read_json, write_json
 from touchstone.flows.findings import Findings, fit_ngram, measure_findings
-from touchstone.flows.journey import today
-from touchstone.flows.net_training import NetTraining, TrainedNet, new_card, train_net
+from touchstone.flows.net_training import NetTraining, TrainedNet, train_net
 from touchstone.flows.plan import show_plan
 from touchstone.flows.preparation import prepare_text
+from touchstone.flows.quickstart_card import net_facts, quickstart_card
 from touchstone.flows.quickstart_report import QuickstartReport, tell_summary, write_quickstart_report
 from touchstone.flows.run_record import RunRecord
-from touchstone.flows.samples import Sample, draw_samples
-from touchstone.flows.wanted import requested_config
-from touchstone.models.card import Calibration, Card, Score
+from touchstone.flows.samples import draw_samples
+from touchstone.flows.wanted import override_keys, requested_config
+from touchstone.models import ModelSpec
 from touchstone.models.checkpoint import save_model
-from touchstone.models.weights import weights_hash
 from touchstone.report.terminal import Terminal
 from touchstone.runtime import Runtime, choose_runtime, peak_resident_bytes
+from touchstone.text.corpora import corpus
 from touchstone.text.prepare import Prepared
 from touchstone.train.run_config import RunConfig
 
@@ -71,66 +71,106 @@ class QuickstartRequest:
 
 def run_quickstart(asked: QuickstartRequest, terminal: Terminal, *, dry_run: bool = False) -> dict[str, Any]:
     """Run all stages, or go on with them; the document's status is finished, already-finished, interrupted or dry-run."""
-    words, began = terminal.words, time.perf_counter()
+    words = terminal.words
     if not 0 < asked.minutes <= 60 * 24:
         raise ConfigError(f"`--minutes` ({asked.minutes:g}) must be above 0 and at most a day.")
+    corpus(asked.corpus)  # an unknown name fails here, before anything is written
     config, record = _config("quickstart", asked, asked.changes), RunRecord(asked.out)
+    explicit = override_keys(asked.changes)
     if dry_run:
-        explicit = _keys(asked.changes)
         terminal.say(words("quickstart.promise", **_promise(asked.minutes, terminal)))
         return show_plan(config, record, terminal, minutes=asked.minutes, explicit=explicit, device="cpu")
     record.check()
-    found = record.settled(config, minutes=asked.minutes, explicit=_keys(asked.changes))
     terminal.say(words("quickstart.title"), style="title")
-    if found is not None and record.is_finished:
+    if record.settled(config, minutes=asked.minutes, explicit=explicit) is not None and record.is_finished:
         return _already(record, terminal)
     terminal.say(words("quickstart.promise", **_promise(asked.minutes, terminal)))
     terminal.say(words("quickstart.safe"))
-    _stage(terminal, 1, "machine")
+    return _run_stages(asked, config, record, terminal)
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What all stages stand on."""
+
+    asked: QuickstartRequest
+    runtime: Runtime
+    speed: MachineSpeed
+    prepared: Prepared
+    terminal: Terminal
+
+
+def _run_stages(asked: QuickstartRequest, config: RunConfig, record: RunRecord, terminal: Terminal) -> dict[str, Any]:
+    began = time.perf_counter()
+    _tell_stage(terminal, 1, "machine")
     runtime = choose_runtime("auto", "float32")
     speed = measure_machine(runtime.device)
     _tell_machine(speed, terminal)
-    _stage(terminal, 2, "text")
-    prepared = prepare_text(config, terminal)
-    _stage(terminal, 3, "decoder")
-    decoder = _train(config, record, prepared, runtime, asked, asked.changes, asked.minutes, speed, terminal)
+    _tell_stage(terminal, 2, "text")
+    ground = _Ground(asked, runtime, speed, prepare_text(config, terminal), terminal)
+    _tell_stage(terminal, 3, "decoder")
+    decoder = _train(ground, config, record, asked.changes, asked.minutes)
     if decoder.outcome.status == "interrupted":
         return _interrupted(record, decoder, terminal)
-    _stage(terminal, 4, "lstm")
+    _tell_stage(terminal, 4, "lstm")
     beside = RunRecord(asked.out / "baselines" / "lstm")
     lstm_config = _config("lstm-lm", asked, asked.lstm_changes).replace(data=config.data, tokenizer=config.tokenizer)
-    lstm = _train(lstm_config, beside, prepared, runtime, asked, asked.lstm_changes, LSTM_SHARE * asked.minutes, speed, terminal)
+    lstm = _train(ground, lstm_config, beside, asked.lstm_changes, LSTM_SHARE * asked.minutes)
     if lstm.outcome.status == "interrupted":
         return _interrupted(record, lstm, terminal)
-    _stage(terminal, 5, "measuring")
-    share = max(0.1, min(1.0, asked.minutes / FULL_MINUTES))
-    ngram, ngram_s = fit_ngram(prepared)
-    terminal.say(words("quickstart.ngram", n=f"{sum(ngram.n_ngrams):,}", time=words.duration(ngram_s)))
-    facts = {"decoder": _facts(decoder), "lstm": _facts(lstm), "ngram": {"n_grams": sum(ngram.n_ngrams), "seconds": ngram_s}}
-    findings = measure_findings(
+    _tell_stage(terminal, 5, "measuring")
+    findings = _measure(ground, decoder, lstm)
+    _tell_stage(terminal, 6, "report")
+    return _write(ground, record, decoder, findings, time.perf_counter() - began)
+
+
+def _measure(ground: _Ground, decoder: TrainedNet, lstm: TrainedNet) -> Findings:
+    words = ground.terminal.words
+    ngram, seconds = fit_ngram(ground.prepared)
+    n_grams = sum(ngram.n_ngrams)
+    ground.terminal.say(words("quickstart.ngram", n=f"{n_grams:,}", time=words.duration(seconds)))
+    share = max(0.1, min(1.0, ground.asked.minutes / FULL_MINUTES))
+    return measure_findings(
         decoder.net,
         lstm.net,
         ngram,
-        prepared,
-        terminal,
+        ground.prepared,
+        ground.terminal,
         test_bytes=round(share * TEST_BYTES),
         valid_bytes=round(share * VALID_BYTES),
-        facts=facts,
+        facts={"decoder": net_facts(decoder), "lstm": net_facts(lstm), "ngram": {"n_grams": n_grams, "seconds": seconds}},
     )
-    _stage(terminal, 6, "report")
-    save_model(record.model, decoder.net, tokenizer=prepared.tokenizer, card=_card(decoder, findings, prepared))
+
+
+def _write(ground: _Ground, record: RunRecord, decoder: TrainedNet, findings: Findings, seconds: float) -> dict[str, Any]:
+    """The model with its card, the results, the report; the report comes last and means that all is done."""
+    prepared, terminal = ground.prepared, ground.terminal
+    save_model(record.model, decoder.net, tokenizer=prepared.tokenizer, card=quickstart_card(decoder, findings, prepared))
     samples = draw_samples(
         decoder.net,
         prepared.tokenizer,
-        asked.prompts,
-        n_new=min(_COMPLETION_TOKENS, config.context // 2),
+        ground.asked.prompts,
+        n_new=min(_COMPLETION_TOKENS, decoder.config.context // 2),
         temperature=_COMPLETION_TEMPERATURE,
         seed=_COMPLETION_SEED,
     )
-    document = _document(asked, record, decoder, lstm, findings, samples, speed, time.perf_counter() - began)
+    document = {
+        "status": "finished",
+        "folder": str(record.folder),
+        "model": str(record.model),
+        "report": str(record.report),
+        "minutes": ground.asked.minutes,
+        "seconds_of_this_start": seconds,
+        "peak_resident_bytes": peak_resident_bytes(),
+        "machine": ground.speed.to_dict(),
+        "peak_fraction": ground.speed.fraction(net_facts(decoder)["training_flops"], max(decoder.outcome.seconds, 1e-9)),
+        "weights_sha256": decoder.outcome.weights_sha256,
+        "completions": [{"prompt": sample.prompt, "text": sample.text} for sample in samples],
+        **findings.to_dict(),
+    }
     write_json(record.folder / _RESULTS, document)
-    report = QuickstartReport(decoder, record, prepared.report, findings, samples, speed, document)
-    write_quickstart_report(report, words)
+    report = QuickstartReport(decoder, record, prepared.report, findings, samples, ground.speed, document)
+    write_quickstart_report(report, terminal.words)
     tell_summary(document, terminal)
     return document
 
@@ -140,112 +180,26 @@ def _config(recipe: str, asked: QuickstartRequest, changes: Sequence[str]) -> Ru
     return config if asked.data else config.replace(data=config.data.replace(corpus=asked.corpus))
 
 
-def _keys(changes: Sequence[str]) -> set[str]:
-    return {change.partition("=")[0].strip() for change in changes}
-
-
-def _train(
-    config: RunConfig,
-    record: RunRecord,
-    prepared: Prepared,
-    runtime: Runtime,
-    asked: QuickstartRequest,
-    changes: Sequence[str],
-    minutes: float,
-    speed: MachineSpeed,
-    terminal: Terminal,
-) -> TrainedNet:
-    words = terminal.words
-    spec = config.to_spec(prepared.tokenizer.vocab_size)
-    terminal.say(words("quickstart.training", parameters=f"{spec.n_parameters():,}", time=words.duration(60 * minutes)))  # type: ignore[union-attr]
+def _train(ground: _Ground, config: RunConfig, record: RunRecord, changes: Sequence[str], minutes: float) -> TrainedNet:
+    words, asked = ground.terminal.words, ground.asked
+    spec = config.to_spec(ground.prepared.tokenizer.vocab_size)
+    assert isinstance(spec, ModelSpec)
+    ground.terminal.say(words("quickstart.training", parameters=f"{spec.n_parameters():,}", time=words.duration(60 * minutes)))
     training = NetTraining(
         config,
         record,
-        prepared,
-        runtime,
+        ground.prepared,
+        ground.runtime,
         asked.command,
         minutes=minutes,
-        explicit=_keys(changes),
+        explicit=override_keys(changes),
         prompts=asked.prompts[:1],
-        peak=speed.matmul_flops_per_s,
+        peak=ground.speed.matmul_flops_per_s,
     )
-    trained = train_net(training, terminal)
+    trained = train_net(training, ground.terminal)
     if trained.outcome.was_finished:
-        terminal.say(words("quickstart.was_trained", folder=record.folder))
+        ground.terminal.say(words("quickstart.was_trained", folder=record.folder))
     return trained
-
-
-def _facts(trained: TrainedNet) -> dict[str, Any]:
-    assert trained.config.train is not None
-    flops = 3 * trained.spec.flops_per_token(trained.config.context)
-    return {
-        "parameters": trained.spec.n_parameters(),
-        "n_tokens": trained.outcome.n_tokens,
-        "training_flops": flops * trained.outcome.n_tokens,
-        "seconds": trained.outcome.seconds,
-        "learning_rate": trained.config.train.optim.learning_rate,
-    }
-
-
-def _card(decoder: TrainedNet, findings: Findings, prepared: Prepared) -> Card:
-    """Lineage, the test score beside its baselines, and the fitted temperature, valid for exactly these weights."""
-    found = findings.comparison.interval("decoder")
-    others = {entry.key: findings.comparison.interval(entry.key).value for entry in findings.comparison.entries if entry.key != "decoder"}
-    score = Score(
-        name="bits per byte",
-        value=found.value,
-        interval=(found.low, found.high) if found.n > 1 else None,
-        level=found.level,
-        n=len(findings.comparison.sources),
-        method=f"{findings.score.method}; {found.method}",
-        on="held-out files of the training text, without near-copies in it",
-        on_hash=prepared.test.fingerprint,
-        baselines=others,
-        date=today(),
-    )
-    calibration = Calibration(
-        target="next-token",
-        method="temperature",
-        params={"temperature": findings.temperature.temperature},
-        statistic={
-            "ece_before": findings.ece_before.value,
-            "ece_after": findings.ece_after.value,
-            "nll_before": findings.temperature.nll_before,
-            "nll_after": findings.temperature.nll_after,
-        },
-        weights_hash=weights_hash(decoder.net.state_dict()),
-        numeric_scheme=str(decoder.net.embed.weight.dtype).removeprefix("torch."),
-        n=findings.temperature.n,
-        date=today(),
-    )
-    card = new_card(decoder.config, prepared, name="touchstone quickstart", about="A small decoder trained by `touchstone quickstart`.")
-    return card.replace(scores=[score], calibration=[calibration])
-
-
-def _document(
-    asked: QuickstartRequest,
-    record: RunRecord,
-    decoder: TrainedNet,
-    lstm: TrainedNet,
-    findings: Findings,
-    samples: Sequence[Sample],
-    speed: MachineSpeed,
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "status": "finished",
-        "folder": str(record.folder),
-        "model": str(record.model),
-        "report": str(record.report),
-        "minutes": asked.minutes,
-        "seconds_of_this_start": seconds,
-        "peak_resident_bytes": peak_resident_bytes(),
-        "machine": speed.to_dict(),
-        "peak_fraction": speed.fraction(_facts(decoder)["training_flops"], max(decoder.outcome.seconds, 1e-9)),
-        "weights_sha256": {"decoder": decoder.outcome.weights_sha256, "lstm": lstm.outcome.weights_sha256},
-        "completions": [{"prompt": sample.prompt, "text": sample.text} for sample in samples],
-        **findings.to_dict(),
-    }
 
 
 def _already(record: RunRecord, terminal: Terminal) -> dict[str, Any]:
@@ -273,7 +227,7 @@ def _promise(minutes: float, terminal: Terminal) -> Mapping[str, str]:
     }
 
 
-def _stage(terminal: Terminal, number: int, name: str) -> None:
+def _tell_stage(terminal: Terminal, number: int, name: str) -> None:
     words = terminal.words
     terminal.say()
     terminal.say(words("quickstart.stage", number=number, n=6, name=words(f"quickstart.stage_{name}")), style="title")

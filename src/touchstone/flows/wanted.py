@@ -10,7 +10,12 @@ from touchstone.report.terminal import Terminal
 from touchstone.train.recipes import RECIPES, recipe
 from touchstone.train.run_config import RunConfig
 
-__all__ = ["requested_config", "show_recipes"]
+__all__ = ["explicit_settings", "override_keys", "requested_config", "show_recipes"]
+
+SETTINGS_FILES = (".yaml", ".yml", ".toml", ".json")
+"""Endings that tell a settings file from a recipe's name."""
+
+_MEASURED = ("train.precision", "train.micro_batch_size")  # what a run decides by measuring, unless it is told
 
 
 def requested_config(name: str, data: Sequence[Path] = (), overrides: Sequence[str] = ()) -> RunConfig:
@@ -20,7 +25,7 @@ def requested_config(name: str, data: Sequence[Path] = (), overrides: Sequence[s
     with everything that is wrong with the settings.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml", ".toml", ".json"):
+    if path.suffix in SETTINGS_FILES:
         read: Mapping[str, Any] = settings.read_settings(path)
         source = str(path)
     elif name in RECIPES:
@@ -32,6 +37,20 @@ def requested_config(name: str, data: Sequence[Path] = (), overrides: Sequence[s
         given = changed.get("data") or {}
         changed["data"] = {**given, "sources": [str(path) for path in data], "corpus": None}
     return settings.parse(RunConfig, changed, source=source)
+
+
+def override_keys(overrides: Sequence[str]) -> set[str]:
+    """The settings that overrides name."""
+    return {override.partition("=")[0].strip() for override in overrides}
+
+
+def explicit_settings(name: str, overrides: Sequence[str]) -> set[str]:
+    """The settings that a command fixes, so that nothing is measured for them: by its overrides, or in its settings file."""
+    keys = override_keys(overrides)
+    if Path(name).suffix in SETTINGS_FILES:
+        train = settings.read_settings(name).get("train")
+        keys |= {key for key in _MEASURED if isinstance(train, dict) and key.partition(".")[2] in train}
+    return keys
 
 
 def show_recipes(terminal: Terminal) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def gpt2_124m() -> Recipe:
             train=TrainConfig(
                 n_steps=5000,
                 batch_size=480,
-                micro_batch_size=4,
+                micro_batch_size=1,
                 eval_every=250,
                 save_every=50,
                 sample_every=500,

@@ -1,0 +1,138 @@
+"""The command: help that is light, errors that are one line, exit codes that mean something."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+
+from touchstone.cli import main as module
+from touchstone.cli.main import VERBS, main
+from touchstone.errors import ConfigError, SaveFailed, TrainingDiverged
+
+HEAVY = ("torch", "numpy", "tokenizers", "matplotlib", "safetensors", "yaml", "touchstone.config", "touchstone.flows")
+
+
+def test_help_of_every_verb_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from touchstone.cli.main import VERBS, main\n"
+        "for verb in VERBS: assert main([verb, '--help']) == 0\n"
+        "assert main(['--help']) == main([]) == main(['--version']) == 0\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples_json_and_a_language(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Examples:" in shown
+    assert f"touchstone {verb}" in shown
+    assert "--json" in shown
+    assert "--lang" in shown
+
+
+@pytest.mark.parametrize("verb", ["quickstart", "train", "prepare"])
+def test_long_work_can_be_rehearsed(verb, capsys):
+    main([verb, "--help"])
+    assert "--dry-run" in capsys.readouterr().out
+
+
+def test_no_verb_shows_the_help(capsys):
+    assert main([]) == 0
+    assert all(verb in capsys.readouterr().out for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("trian gpt-small --data x", "touchstone train gpt-small --data x"),
+        ("train gpt-small my_texts/", "touchstone train gpt-small --data my_texts/"),
+        ("train gpt-small a.txt b.txt train.seed=7", "touchstone train gpt-small --data a.txt --data b.txt train.seed=7"),
+        ("train my_texts/", "touchstone train gpt-small --data my_texts/"),
+        ("train gpt-small --dta my_texts/", "touchstone train gpt-small --data my_texts/"),
+        ("train gpt-small --train.seed=7", "touchstone train gpt-small train.seed=7"),
+        ("train", "touchstone train gpt-small --data my_texts/"),
+        ("evaluate runs/mine other/", "touchstone evaluate runs/mine --data other/"),
+        ("complete runs/mine --alternative 5 x", "touchstone complete runs/mine --alternatives 5 x"),
+    ],
+)
+def test_a_slip_is_answered_with_the_right_command(typed, meant, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(typed.split()) == 2
+    shown = capsys.readouterr().err
+    assert f"Did you mean `{meant}`?" in shown
+    assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("generate", "touchstone generate --help"),
+        ("train gpt-small --minutes soon", "touchstone train --help"),
+        ("train gpt-small --data", "touchstone train --help"),
+        ("quickstart --lang de", "touchstone quickstart --help"),
+        ("zzz", "All: quickstart, doctor"),
+        ("train gpt-small not_a_setting", "KEY=VALUE"),
+    ],
+)
+def test_a_command_that_cannot_be_read_is_one_line_that_says_where_to_look(typed, said, capsys):
+    assert main(typed.split()) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert len(shown.splitlines()) == 1
+
+
+def raising(error):
+    def verb(as_json: bool = False) -> int:
+        """A verb that fails."""
+        raise error
+
+    return verb
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("a rule, a value, a remedy."), 2),
+        (TrainingDiverged("it diverged."), 3),
+        (SaveFailed("not saved."), 4),
+        (KeyboardInterrupt(), 130),
+        (PermissionError(errno.EACCES, "Permission denied", "some/file"), 2),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, monkeypatch, capsys):
+    monkeypatch.setattr(module, "VERBS", {"doctor": raising(error)})
+    assert main(["doctor"]) == code
+    shown = capsys.readouterr().err
+    assert len(shown.splitlines()) == 1
+    assert "Traceback" not in shown
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(module, "VERBS", {"doctor": raising(ZeroDivisionError())})
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+
+
+def test_with_json_an_error_is_a_document_too(capsys):
+    assert main(["train", "gpt-smal", "--json"]) == 2
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["error"]["kind"] == "UnknownName"
+    assert "gpt-small" in document["error"]["message"]
+    assert document["error"]["exit_code"] == 2
+    assert document["error"]["message"] in captured.err
+
+
+def test_the_exit_code_of_an_interrupted_run_is_that_of_ctrl_c(monkeypatch):
+    from touchstone.cli.session import finish
+    from touchstone.report.terminal import Terminal
+
+    assert finish(Terminal(), {"status": "interrupted"}) == 130
+    assert finish(Terminal(), {"status": "problem"}) == 1
+    assert finish(Terminal(), {"status": "finished"}) == 0

@@ -1,0 +1,108 @@
+"""The verbs from the command line to their document on stdout."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from touchstone.cli.main import main
+
+
+@pytest.fixture
+def document(capsys):
+    """Run a command with --json and read the one document it prints."""
+
+    def run(*words):
+        code = main([*map(str, words), "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Put a text on stdin."""
+
+    def type_in(text):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    return type_in
+
+
+def test_generate_takes_every_sampling_setting(document, model_folder):
+    words = (
+        "generate one two --max-new-tokens 4 --min-new-tokens 2 --temperature 0.9 --top-k 50 --top-p 0.95 --min-p 0.01 "
+        "--repetition-penalty 1.1 --presence-penalty 0.1 --frequency-penalty 0.1 --logit-bias 5=-2 --stop zzz --ignore-eos --seed 3 "
+        "--n 2 --top-logprobs 3"
+    ).split()
+    code, found = document(words[0], model_folder, *words[1:])
+    assert code == 0
+    completions = found["completions"]
+    assert [(c["request_index"], c["index"], c["prompt"]) for c in completions] == [(0, 0, "one"), (0, 1, "one"), (1, 0, "two"), (1, 1, "two")]
+    assert all(c["seed"] == 3 and len(c["logprobs"]) == len(c["token_ids"]) == 4 for c in completions)
+    assert all(len(step) in (3, 4) for c in completions for step in c["top_logprobs"])
+
+
+def test_generate_reads_a_prompt_from_stdin(document, model_folder, typed):
+    typed("some words")
+    assert document("generate", model_folder, "-", "--max-new-tokens", 2)[1]["completions"][0]["prompt"] == "some words"
+
+
+def test_generate_without_json_shows_prompt_and_text(capsys, model_folder):
+    assert main(["generate", str(model_folder), "some words", "--max-new-tokens", "3", "--seed", "1", "--stream"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("some words")
+    assert "3 tokens" in shown
+
+
+def test_complete_takes_an_argument_or_stdin(document, model_folder, typed):
+    code, given = document("complete", model_folder, "some ", "--alternatives", 2)
+    assert code == 0
+    typed("some ")
+    assert document("complete", model_folder, "--alternatives", 2)[1] == given
+    assert len(given["alternatives"]) == 2
+
+
+def test_evaluate_scores_a_text(document, model_folder, tmp_path):
+    (tmp_path / "a.txt").write_text("some other words " * 9)
+    (tmp_path / "b.txt").write_text("a text of words " * 9)
+    code, found = document("evaluate", model_folder, "--data", tmp_path, "--stride", 8)
+    assert code == 0
+    assert (found["n_documents"], found["method"]) == (2, "overlapping windows, stride 8 of context 32")
+
+
+def test_inspect_tells_a_model_from_a_text(document, model_folder, tmp_path):
+    (tmp_path / "a.txt").write_text("words\n")
+    assert document("inspect", model_folder)[1]["what"] == "model"
+    assert document("inspect", tmp_path)[1]["what"] == "data"
+
+
+def test_the_recipes_are_listed(document):
+    code, found = document("train", "--list")
+    assert code == 0
+    assert {"quickstart", "gpt-small", "gpt2-124m", "ngram"} <= {entry["name"] for entry in found["recipes"]}
+
+
+def test_a_rehearsed_training_writes_nothing(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("touchstone.flows.plan.measure_matmul", lambda *_, **__: 28e9)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("words\n")
+    code, found = document("train", "gpt-small", "--data", "texts", "--dry-run", "train.seed=5")
+    assert (code, found["status"], found["config"]["train"]["seed"]) == (0, "dry-run", 5)
+    assert found["memory_bytes"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+
+
+def test_a_rehearsed_quickstart_says_how_long_it_takes(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("touchstone.flows.plan.measure_matmul", lambda *_, **__: 28e9)
+    assert main(["quickstart", "--dry-run", "--lang", "zh", "--minutes", "2"]) == 0
+    assert "2 分 0 秒" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chinese_is_spoken_where_it_is_asked_for(capsys, model_folder):
+    assert main(["inspect", str(model_folder), "--lang", "zh"]) == 0
+    assert "参数量" in capsys.readouterr().out
