@@ -28,10 +28,10 @@ check: $(VENV)/.dev ## format, lint, types and the fast tests
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q -m "not slow and not prove"
+	$(PY) -m pytest -q -n auto -m "not slow and not prove"
 
 test: check ## install, check, then the slow tests
-	$(PY) -m pytest -q -m "slow and not prove"
+	$(PY) -m pytest -q -n auto -m "slow and not prove"
 
 prove: $(VENV)/.dev ## the full proof runs (long; not in CI)
 	$(PY) -m pytest -q -m prove

@@ -11,6 +11,9 @@ import numpy
 import pytest
 from jaxtyping import install_import_hook
 
+# One thread: the tests run side by side, their tensors are tiny, and results do not hang on the machine's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before any of these is imported: their signatures are then checked at every call of every test. Production does not check.
 install_import_hook(["touchstone.nn", "touchstone.models", "touchstone.train.objective"], "beartype.beartype")
 

@@ -6,6 +6,7 @@ Sources: cgroup v1 and v2 CPU quotas, https://docs.kernel.org/admin-guide/cgroup
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import math
 import os
@@ -51,6 +52,9 @@ _SETTINGS = (
 )  # they change speed or bits
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
 @dataclass(frozen=True)
 class Runtime:
     """What was decided; `reasons` holds one sentence for each of device, dtype and threads."""
@@ -83,8 +87,9 @@ def before_torch() -> bool:
     """Set what torch's thread pool reads only when it starts; False if torch is imported already and it is too late.
 
     GOMP_SPINCOUNT=0 lets a waiting thread sleep: with a busy neighbour, spinning threads fell to a third of one thread's speed.
-    A value the user set stays.
+    A value the user set stays. Freed memory is kept, too, which works at any time.
     """
+    _keep_freed_memory()
     if "torch" in sys.modules:
         return False
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -169,6 +174,22 @@ def peak_resident_bytes() -> int:
     except (OSError, StopIteration):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed buffers of up to 32 MiB in place of giving their pages back to the kernel and faulting them in again.
+
+    A training step of a small model took 12,000 page faults, a third of its time. MALLOC_ settings of the user stay; other
+    systems' allocators have no such call.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # musl has none
+        return
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+    mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
 def _threads(n: int | None) -> tuple[int, str]:

@@ -44,7 +44,8 @@ def test_long_work_can_be_rehearsed(verb, capsys):
 
 def test_no_verb_shows_the_help(capsys):
     assert main([]) == 0
-    assert all(verb in capsys.readouterr().out for verb in VERBS)
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in VERBS)
 
 
 @pytest.mark.parametrize(

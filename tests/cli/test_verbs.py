@@ -31,15 +31,21 @@ def typed(monkeypatch):
 
 
 def test_generate_takes_every_sampling_setting(document, model_folder):
-    words = (
-        "generate one two --max-new-tokens 4 --min-new-tokens 2 --temperature 0.9 --top-k 50 --top-p 0.95 --min-p 0.01 "
-        "--repetition-penalty 1.1 --presence-penalty 0.1 --frequency-penalty 0.1 --logit-bias 5=-2 --stop zzz --ignore-eos --seed 3 "
-        "--n 2 --top-logprobs 3"
-    ).split()
-    code, found = document(words[0], model_folder, *words[1:])
+    settings = {
+        **{"max-new-tokens": 4, "min-new-tokens": 2, "temperature": 0.9, "top-k": 50, "top-p": 0.95, "min-p": 0.01},
+        **{"repetition-penalty": 1.1, "presence-penalty": 0.1, "frequency-penalty": 0.1, "logit-bias": "5=-2"},
+        **{"stop": "zzz", "seed": 3, "n": 2, "top-logprobs": 3},
+    }
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    code, found = document("generate", model_folder, "one", "two", "--ignore-eos", *words)
     assert code == 0
     completions = found["completions"]
-    assert [(c["request_index"], c["index"], c["prompt"]) for c in completions] == [(0, 0, "one"), (0, 1, "one"), (1, 0, "two"), (1, 1, "two")]
+    assert [(c["request_index"], c["index"], c["prompt"]) for c in completions] == [
+        (0, 0, "one"),
+        (0, 1, "one"),
+        (1, 0, "two"),
+        (1, 1, "two"),
+    ]
     assert all(c["seed"] == 3 and len(c["logprobs"]) == len(c["token_ids"]) == 4 for c in completions)
     assert all(len(step) in (3, 4) for c in completions for step in c["top_logprobs"])
 

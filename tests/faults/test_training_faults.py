@@ -104,18 +104,24 @@ STRETCH = dict.fromkeys((6, 7, 8, 9, 10), "nan")  # steps 7 to 11 by number; sav
 
 
 def test_the_fifth_goes_back_to_before_the_stretch_and_on_behind_it(tmp_path):
-    states = {}
-    trainer = faulty_trainer(tmp_path, STRETCH, on_step=lambda report: states.update({report.step: tensors_of(trainer)}))
+    states, saved = {}, []
+
+    def follow(report):
+        states[report.step] = tensors_of(trainer)
+        if report.step == 12:
+            saved.extend(sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*")))
+
+    trainer = faulty_trainer(tmp_path, STRETCH, on_step=follow)
     outcome = trainer.run()
     assert (outcome.status, outcome.n_skipped, outcome.n_rollbacks) == ("finished", 5, 1)
     assert all(torch.equal(states[11][name], states[6][name]) for name in states[6])
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, N_STEPS + 1))
     assert lines[10]["rolled_back_to"] == 6
+    assert "step-00000011" in saved  # at once, though it is not on schedule
     assert "skipped" not in lines[11]
 
 
-@pytest.mark.slow
 def test_going_back_undoes_what_led_into_the_stretch(tmp_path):
     faults = dict.fromkeys((7, 8, 9, 10, 11), "nan")  # step 7 is good and came after the save of step 6
     states = {}

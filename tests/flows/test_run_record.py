@@ -1,8 +1,10 @@
 """The same command finds its run; another one is told every difference."""
 
+import errno
+
 import pytest
 
-from touchstone.errors import RunFolderError
+from touchstone.errors import RunFolderError, SaveFailed
 from touchstone.files import lock_folder
 from touchstone.flows.run_record import Chosen, RunRecord
 from touchstone.train.recipes import recipe
@@ -64,6 +66,12 @@ def test_a_folder_that_another_process_holds_is_refused(record):
     with lock_folder(record.folder), pytest.raises(RunFolderError, match="in use by process"):
         record.check()
     record.check()
+
+
+def test_a_full_disk_at_the_end_says_that_the_training_is_safe(record):
+    with pytest.raises(SaveFailed, match=r"No space left.*nothing is trained again") as caught, record.saving():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.exit_code == 4
 
 
 def test_a_damaged_record_is_named(record):

@@ -128,15 +128,15 @@ SCALINGS = {
         {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
     ),
     "yarn": (
-        YarnScaling(factor=4.0, original_max_seq_len=64),
-        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        YarnScaling(factor=4.0, original_max_seq_len=4096),
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096},
     ),
     "yarn, every field": (
-        YarnScaling(factor=4.0, original_max_seq_len=64, beta_fast=16.0, beta_slow=2.0, mscale=0.7, mscale_all_dim=0.9, truncate=False),
+        YarnScaling(factor=4.0, original_max_seq_len=4096, beta_fast=16.0, beta_slow=2.0, mscale=0.7, mscale_all_dim=0.9, truncate=False),
         {
             "rope_type": "yarn",
             "factor": 4.0,
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 4096,
             "beta_fast": 16.0,
             "beta_slow": 2.0,
             "mscale": 0.7,
@@ -145,8 +145,8 @@ SCALINGS = {
         },
     ),
     "yarn, given factor": (
-        YarnScaling(factor=4.0, original_max_seq_len=64, attention_factor=1.3),
-        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.3},
+        YarnScaling(factor=4.0, original_max_seq_len=4096, attention_factor=1.3),
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096, "attention_factor": 1.3},
     ),
 }
 
@@ -155,12 +155,12 @@ SCALINGS = {
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
 def test_a_scaling_equals_hugging_face_bit_for_bit(name, theta):
     scaling, parameters = SCALINGS[name]
-    spec = RotaryPositions(theta=theta, max_seq_len=256, scaling=scaling)
+    spec = RotaryPositions(theta=theta, max_seq_len=9000, scaling=scaling)
     config = LlamaConfig(
         hidden_size=2 * 64,
         num_attention_heads=2,
         head_dim=64,
-        max_position_embeddings=256,
+        max_position_embeddings=9000,
         rope_parameters={**parameters, "rope_theta": theta},
     )
     expected, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, torch.device("cpu"))

@@ -53,11 +53,19 @@ def test_a_network_uses_the_product_it_was_given():
     assert all(layer.product is torch_product for layer in net if isinstance(layer, Linear))
 
 
-def test_the_choice_says_what_was_measured():
+def test_the_choice_is_measured():
     choice = choose_product()
     assert choice.name in ("torch", "onednn")
-    assert choice.reason
     assert choice.name == "torch" or choice.gain >= 1.1
+
+
+@needs_onednn
+@pytest.mark.parametrize(("gain", "name"), [(1.5, "onednn"), (1.05, "torch"), (0.5, "torch")])
+def test_only_a_clear_gain_is_taken_and_the_reason_names_it(gain, name, monkeypatch):
+    monkeypatch.setattr(products, "_gain", lambda: gain)
+    choice = choose_product()
+    assert (choice.name, choice.gain) == (name, gain)
+    assert f"{gain:.2f} times" in choice.reason
 
 
 def test_a_product_that_does_not_agree_is_not_chosen(monkeypatch):

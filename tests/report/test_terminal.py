@@ -149,3 +149,12 @@ def test_a_work_that_fails_is_not_said_to_be_done():
     with pytest.raises(ValueError, match="broken"), screen.terminal.progress("Reading", 4):
         raise ValueError("broken")
     assert screen.out == ""
+
+
+def test_pieces_join_to_one_line():
+    screen = Screen()
+    for piece in ("one ", "two", "\x1b[2J", " three"):
+        screen.terminal.piece(piece)
+    screen.terminal.say()
+    screen.terminal.say("next")
+    assert screen.out == "one two\\x1b[2J three\nnext\n"

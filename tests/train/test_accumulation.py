@@ -87,6 +87,18 @@ def test_every_example_is_seen_exactly_once_an_epoch(tmp_path):
         assert sorted(seen[epoch * N_ROWS : (epoch + 1) * N_ROWS]) == list(range(N_ROWS))
 
 
+def test_no_two_rows_of_a_run_have_the_same_noise(tmp_path):
+    seen = []
+
+    class Watching(Causal):
+        def __call__(self, net, batch, noise):
+            seen.extend(noise.keys.tolist())
+            return super().__call__(net, batch, noise)
+
+    make_trainer(tmp_path, objective=Watching(), evaluate=None).run()
+    assert len(set(seen)) == len(seen) == 18 * 5
+
+
 @pytest.mark.parametrize(("n_examples", "batch_size"), [(23, 5), (7, 9), (4000, 3)])
 def test_the_examples_of_a_step_are_those_of_the_plan(tmp_path, n_examples, batch_size):
     source = PaddedRows([[1, 2, 3]] * n_examples)

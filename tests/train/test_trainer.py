@@ -107,6 +107,22 @@ def test_the_best_weights_of_an_early_stopped_run_are_its_result(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_best_checkpoint_that_rots_is_said_and_the_last_weights_stand_in(tmp_path):
+    losses, warnings = iter([3.0, 1.0, 2.0, 2.0]), []
+
+    def judge(net):
+        loss = next(losses)
+        if loss == 2.0:
+            os.truncate(tmp_path / "checkpoints" / "step-00000004" / "model.safetensors", 100)
+        return {"loss": loss}
+
+    config = make_config(n_steps=8, eval_every=2, early_stopping_patience=9)
+    outcome = make_trainer(tmp_path, config=config, evaluate=judge, warn=warnings.append).run()
+    assert (outcome.status, outcome.best_step) == ("finished", None)
+    assert any("step-00000004" in said and "last step" in said for said in warnings)
+
+
+@pytest.mark.slow
 def test_a_run_that_never_loses_patience_still_gives_its_best_weights(tmp_path):
     losses = iter([3.0, 1.0, 2.0, 2.0])
     config = make_config(n_steps=8, eval_every=2, early_stopping_patience=9)

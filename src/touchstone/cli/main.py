@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +30,6 @@ VERBS: dict[str, Callable[..., int]] = {
 }
 """The verbs in the order in which a newcomer meets them."""
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _ABOUT = """From plain text to a language model you can trust.
 
 \b
@@ -46,14 +46,15 @@ _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro_
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if (shown := _help(words)) is not None:
+        typer.echo(shown)
+        return 0
     try:
         code = build_app()(words, prog_name=slips.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail(words, "Interrupted", "Interrupted; what was saved stays, and the same command goes on from there.", _INTERRUPTED)
     except TouchstoneError as error:
-        return _fail(words, type(error).__name__, str(error), error.exit_code)
+        return _fail(words, type(error).__name__.lstrip("_"), str(error), error.exit_code)
     except _UsageProblem as problem:
         return _usage_problem(words, problem)
     except BrokenPipeError:
@@ -73,19 +74,51 @@ def build_app() -> typer.Typer:
     )
     app.callback(help=_ABOUT, invoke_without_command=True)(_start)
     for name, verb in VERBS.items():
-        app.command(name, short_help=(verb.__doc__ or "").splitlines()[0])(verb)
+        app.command(name, short_help=(verb.__doc__ or "").splitlines()[0])(_stoppable(verb))
     return app
 
 
-def _start(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+class _Interrupted(TouchstoneError):
+    """Ctrl-C outside of a training, which saves by itself; exit code 128 + SIGINT, as shells have it."""
+
+    exit_code = 130
+
+
+def _stoppable(verb: Callable[..., int]) -> Callable[..., int]:
+    """The verb with Ctrl-C as an error of ours: typer would end the process without a word."""
+
+    @wraps(verb)
+    def run(*arguments: Any, **options: Any) -> int:
+        try:
+            return verb(*arguments, **options)
+        except KeyboardInterrupt:
+            raise _Interrupted("Interrupted; what was saved stays, and the same command goes on from there.") from None
+
+    return run
+
+
+def _start(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
     if version:
         from importlib.metadata import version as installed
 
         typer.echo(f"touchstone {installed('touchstone-lm')}")
         raise typer.Exit
-    if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
-        raise typer.Exit
+
+
+def _help(words: Sequence[str]) -> str | None:
+    """The help that is asked for; made without parsing the command, for which typer would import pydantic."""
+    asked = list(words[: words.index("--")] if "--" in words else words)
+    if asked and not {"-h", "--help"} & set(asked):
+        return None
+    group: Any = typer.main.get_command(build_app())
+    context = group.context_class(group, info_name=slips.PROGRAM, **group.context_settings)
+    verb = next((word for word in asked if not word.startswith("-")), None)
+    if verb is None:
+        return str(group.get_help(context))
+    if verb not in VERBS:
+        return None
+    command = group.commands[verb]
+    return str(command.get_help(command.context_class(command, info_name=verb, parent=context)))
 
 
 def _usage_problem(words: Sequence[str], problem: Any) -> int:

@@ -58,6 +58,8 @@ def travel(journey: Journey, terminal: Terminal, *, dry_run: bool = False) -> di
     explicit = explicit_settings(journey.recipe, journey.overrides)
     if dry_run:
         return show_plan(config, record, terminal, minutes=journey.minutes, explicit=explicit, device=journey.device)
+    runtime = choose_runtime(journey.device, "float32")
+    config.to_spec(config.tokenizer.vocab_size or 4096)  # sizes that do not fit each other fail here, before the text is read
     record.check()
     found = record.settled(config, minutes=journey.minutes, explicit=explicit)
     if found is not None and record.is_finished:
@@ -67,7 +69,6 @@ def travel(journey: Journey, terminal: Terminal, *, dry_run: bool = False) -> di
     prepared = prepare_text(config, terminal)
     if isinstance(config.to_spec(prepared.tokenizer.vocab_size), NgramSpec):
         return _count(config, record, prepared, journey, terminal)
-    runtime = choose_runtime(journey.device, "float32")
     peak = measure_matmul(runtime.device, seconds=0.5)
     asked = NetTraining(
         config,
@@ -137,9 +138,11 @@ def _finish(
         terminal.say(words("train.scored", value=score.bits_per_byte(), n=len(score.sources), perplexity=score.perplexity()), style="good")
         for name, value in baselines.items():
             terminal.say(words("train.baseline", name=name, value=f"{value:.3f}"))
-    saved = save_model(record.model, core, tokenizer=prepared.tokenizer, card=card)
+    with record.saving():
+        saved = save_model(record.model, core, tokenizer=prepared.tokenizer, card=card)
     samples = draw_samples(core, prepared.tokenizer, openings(prepared.test_documents, _N_SAMPLES), n_new=_SAMPLE_TOKENS)
-    write_train_report(TrainReport(config, chosen, record, prepared.report, core.spec, score, baselines, samples, facts), words)
+    with record.saving():
+        write_train_report(TrainReport(config, chosen, record, prepared.report, core.spec, score, baselines, samples, facts), words)
     _tell_next(record, terminal)
     document: dict[str, Any] = {
         "status": status,

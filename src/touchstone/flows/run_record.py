@@ -8,13 +8,14 @@ measured again, and is no change of configuration when the command that left the
 
 import json
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from touchstone import config as settings
-from touchstone.errors import RunFolderError
+from touchstone.errors import RunFolderError, SaveFailed
 from touchstone.files import check_writable, is_complete, lock_folder, read_json, write_json, write_text
 from touchstone.runtime import environment
 from touchstone.train.run_config import RunConfig
@@ -72,6 +73,17 @@ class RunRecord:
         write_json(self.environment, {**environment(), "chosen": asdict(chosen)})
         write_text(self.command, shlex.join([Path(command[0]).name, *command[1:]]) + "\n")
         write_text(self.config, settings.to_yaml(config))
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Turn what a disk raises while the results are written into SaveFailed: the training itself is safe by then."""
+        try:
+            yield
+        except OSError as error:
+            raise SaveFailed(
+                f"{self.folder}: trained, but its model, card or report could not be written ({error.strerror or error}); "
+                "make room and repeat the command, nothing is trained again."
+            ) from None
 
     def settled(self, wanted: RunConfig, *, minutes: float | None, explicit: Collection[str]) -> tuple[RunConfig, Chosen] | None:
         """The configuration and choices of the run that is in the folder; None where there is none yet.

@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from touchstone.errors import ConfigError, DataError, NoTokenizer
 from touchstone.infer import Completion, LanguageModel, load
-from touchstone.report.terminal import Terminal, visible
+from touchstone.report.terminal import Terminal
 from touchstone.text.tokenizer import Tokenizer
 
 __all__ = ["Alternative", "alternatives", "biases", "offer", "write"]
@@ -165,10 +163,10 @@ def _one_line(alternative: Alternative, end: str) -> str:
 
 
 def _streamed(model: LanguageModel, prompt: str, given: Mapping[str, Any], terminal: Terminal) -> Completion:
-    terminal.out.print(Text(visible(prompt), style="dim"), end="", soft_wrap=True)
+    terminal.piece(prompt, style="dim")
     finished = None
     for event in model.stream(prompt, **given):
-        terminal.out.print(Text(visible(event.text)), end="", soft_wrap=True)
+        terminal.piece(event.text)
         finished = event.completion or finished
     terminal.say()
     assert finished is not None, "a stream ends with its completion"
@@ -177,10 +175,10 @@ def _streamed(model: LanguageModel, prompt: str, given: Mapping[str, Any], termi
 
 
 def _show(prompt: str, completion: Completion, terminal: Terminal) -> None:
-    if not terminal.silent:
-        whole = Text(visible(prompt), style="dim") + Text(visible(completion.text or ""), style="not dim")
-        terminal.out.print(whole, soft_wrap=True)
-        _tell(completion, terminal)
+    terminal.piece(prompt, style="dim")
+    terminal.piece(completion.text or "")
+    terminal.say()
+    _tell(completion, terminal)
 
 
 def _tell(completion: Completion, terminal: Terminal) -> None:

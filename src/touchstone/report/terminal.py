@@ -66,6 +66,11 @@ class Terminal:
         if not self.silent:
             self.out.print(Text(visible(text), style=_STYLES[style]), soft_wrap=not self.out.is_terminal or style == "command")
 
+    def piece(self, text: str, *, style: Literal["plain", "title", "good", "dim", "command"] = "plain") -> None:
+        """Text that goes on where the last piece ended, such as tokens as they come; `say()` ends the line."""
+        if not self.silent:
+            self.out.print(Text(visible(text), style=_STYLES[style]), end="", soft_wrap=True)
+
     def warn(self, text: str) -> None:
         """A line on stderr that is shown whatever else is kept quiet."""
         self.err.print(Text(visible(self.words("note.warning", text=text)), style="yellow"), soft_wrap=True)

@@ -68,12 +68,13 @@ class RunFolder:
             self.metrics.sync()
             self.samples.sync()
             self.checkpoints.save(step, net_tensors(state.net), state.optimizer.state(), facts)
-            self.checkpoints.rotate(self.keep, protected)
         except (OSError, RunFolderError) as error:
-            if step not in self.checkpoints.steps():
-                self.n_failed_saves += 1
-                self.warn(f"NOT SAVED at step {step}: {error}. Training goes on and tries again at the next save; {self._last_saved()}.")
-                return False
+            self.n_failed_saves += 1
+            self.warn(f"NOT SAVED at step {step}: {error}. Training goes on and tries again at the next save; {self._last_saved()}.")
+            return False
+        try:
+            self.checkpoints.rotate(self.keep, protected)
+        except OSError as error:
             self.warn(f"{self.checkpoints.folder}: saved step {step}, but old checkpoints could not be removed: {error}.")
         return True
 

@@ -28,7 +28,7 @@ class Progress:
 
     position: int = 0  # steps done = index of the next one in the plan
     n_rollbacks: int = 0
-    owes_save: bool = False  # a save on schedule fell into a bad stretch
+    owes_save: bool = False  # the run went back, which is to be saved at once
     best_loss: float | None = None
     best_step: int | None = None
     n_without_gain: int = 0  # evaluations since the best

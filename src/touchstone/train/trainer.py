@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from touchstone.errors import ConfigError, SaveFailed, TrainingDiverged
+from touchstone.errors import ConfigError, RunFolderError, SaveFailed, TrainingDiverged
 from touchstone.files import lock_folder
 from touchstone.runtime import seed_everything
 from touchstone.text.batch import PERMUTATION_VERSION, Plan
@@ -36,6 +36,8 @@ from touchstone.train.state import RandomState, TrainingState, load_net, weights
 from touchstone.train.step import Gradient, GradientMaker, Source
 
 __all__ = ["Trainer"]
+
+_FORMAT = 1  # of a checkpoint; raised whenever an older one could not be continued exactly
 
 
 class Trainer:
@@ -119,6 +121,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """Everything that must not change between starts."""
         return {
+            "format": _FORMAT,
             "config": self.config.model_dump(mode="json"),
             "objective": self.objective.settings(),
             "data": {"fingerprint": self.source.fingerprint, "n_examples": self.source.n_examples, "order": PERMUTATION_VERSION},
@@ -144,8 +147,13 @@ class Trainer:
     def _take_best(self) -> None:
         """With early stopping, the final network is the best one."""
         best = self._state.progress.best_step
-        if best is not None and best != self._state.progress.position:
+        if best is None or best == self._state.progress.position:
+            return
+        try:
             load_net(self.net, self._run_folder.checkpoints.load(best).model)
+        except RunFolderError as error:
+            self._warn(f"{error} The final network is that of the last step, not the best one of step {best}.")
+            self._state.progress.best_step = None
 
     def _interrupt(self) -> Outcome:
         """Save the state after the last finished step, unless it is on disk already."""
@@ -268,20 +276,13 @@ class Trainer:
         best_before = progress.best_loss, progress.best_step
         is_best = bool(valid) and self.config.early_stopping_patience is not None and self._judge(valid["loss"])
         self._report(record, parts, valid)
-        if self._must_save(is_best) and not self._save(on_schedule=True) and is_best:
+        must_save = is_best or progress.has_stopped_early or progress.owes_save or self._is_due(self.config.save_every)
+        if must_save and not self._save(on_schedule=True) and is_best:
             progress.best_loss, progress.best_step = best_before  # what is not on disk cannot become the final network
 
     def _is_due(self, every: int | None) -> bool:
         position = self._state.progress.position
         return position == self.config.n_steps or (every is not None and position % every == 0)
-
-    def _must_save(self, is_best: bool) -> bool:
-        """Whether to save now; on schedule it waits for the end of a bad stretch, so that going back leads to before it."""
-        progress = self._state.progress
-        if is_best or progress.has_stopped_early or progress.position == self.config.n_steps:
-            return True
-        progress.owes_save |= self._is_due(self.config.save_every)
-        return progress.owes_save and self._state.guard.n_in_a_row == 0
 
     def _save(self, *, on_schedule: bool) -> bool:
         """Save, from older weights if these are not finite; False if the disk would not take it."""
@@ -292,7 +293,7 @@ class Trainer:
             return self._run_folder.save(self._state, on_schedule=on_schedule, protected=protected)
         except NotFinite as error:
             self._go_back(f"The state was not fit to be saved ({error})")
-            progress.owes_save = False
+            progress.owes_save = not on_schedule
             return self._run_folder.save(self._state, on_schedule=on_schedule, protected=protected)
 
     # -- looking at the network
