@@ -10,6 +10,8 @@ import pytest
 from touchstone.cli.main import main
 from touchstone.files import lock_folder
 
+pytestmark = pytest.mark.slow
+
 _RNG = random.Random(3)
 GOOD = "".join(
     " ".join(_RNG.choice("bdgklmnprst") + _RNG.choice("aeiou") + _RNG.choice("lmnrst") for _ in range(9)) + "\n" for _ in range(400)

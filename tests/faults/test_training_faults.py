@@ -19,6 +19,8 @@ from touchstone.errors import RunFolderError, SaveFailed, TrainingDiverged
 from touchstone.files import load_tensors, lock_folder, publish_folder, sha256_file, write_json
 from touchstone.train.resume import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_no_waiting(quick_disk):

@@ -6,6 +6,8 @@ from touchstone.flows import doctor
 from touchstone.train.step import GradientMaker
 from touchstone.train.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_a_sound_machine_is_told_so(shown):

@@ -6,6 +6,8 @@ from touchstone.infer.engine import Engine
 from touchstone.infer.request import Request, Sampling
 from touchstone.infer.sampling import Uniforms
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5], [8, 8]]
 GREEDY = {"temperature": 0.0, "max_new_tokens": 6}
 

@@ -21,6 +21,8 @@ from touchstone.models import build
 from touchstone.models.checkpoint import LoadedModel, load_model, save_model
 from touchstone.models.families import find_family
 
+pytestmark = pytest.mark.slow
+
 VOCAB, LENGTH = 11, 8
 
 GPT2 = {"vocab_size": VOCAB, "n_positions": 13, "n_embd": 12, "n_layer": 3, "n_head": 3, "n_inner": 20}

@@ -12,6 +12,8 @@ from touchstone.models import build, decoder_spec
 from touchstone.models.checkpoint import load_model, save_model
 from touchstone.models.spec import ModelSpec
 
+pytestmark = pytest.mark.slow
+
 SIZES: dict[str, Any] = {"vocab_size": 11, "d_model": 12, "n_layers": 2, "n_heads": 4, "max_seq_len": 16}
 GPT2: dict[str, Any] = {"positions": "learned", "norm": "layer", "bias": True, "gated": False}
 

@@ -15,6 +15,8 @@ from touchstone.train import Causal, OptimConfig, weights_sha256
 from touchstone.train.resume import Checkpoints
 from touchstone.train.state import RandomState
 
+pytestmark = pytest.mark.slow
+
 
 def send(number=signal.SIGTERM):
     os.kill(os.getpid(), number)

@@ -31,11 +31,11 @@ from touchstone.models.build import build
 from touchstone.models.card import CARD_NAME, Card, readme
 from touchstone.models.families import choose_family, find_family, same_function
 from touchstone.models.generation import check_generation, generation_from_config, unknown_settings
-from touchstone.models.ngram import NgramModel, NgramSpec
 from touchstone.models.net import LanguageNet
-from touchstone.models.weight_files import MAX_SHARD_BYTES, WeightFiles, find_weights, split_shards
+from touchstone.models.ngram import NgramModel, NgramSpec
 from touchstone.models.spec import ModelSpec, Stack
 from touchstone.models.transformer import KernelName
+from touchstone.models.weight_files import MAX_SHARD_BYTES, WeightFiles, find_weights, split_shards
 from touchstone.models.weights import FLOATS, match, same_bits
 from touchstone.nn.position import SinusoidalPositions
 from touchstone.text.tokenizer import Tokenizer
