@@ -1,19 +1,19 @@
 """Every error a caller may want to catch. Each message says the rule, the value and the remedy.
 
-    TouchstoneError                 exit code 2
-    ├── ConfigError                 a setting or argument is wrong
-    │   └── UnknownName             a name that does not exist; the nearest right ones are listed
-    ├── DataError                   text or rows that cannot be read; says file and line
-    ├── ShapeError                  tensors that do not fit each other
-    ├── TokenizerError              a tokenizer that cannot be trained, read or used
-    │   └── NoTokenizer             a text call on a model that has none
-    ├── ModelFolderError            a model folder that is malformed, incomplete or unsafe
-    ├── Unsupported                 this model cannot do that, and why
-    ├── RunFolderError              a run folder that is locked, changed, damaged or not writable
-    ├── MissingPackage              an optional package is needed; carries the pip line
-    ├── DeviceError                 a device or numeric type that this machine does not have
-    ├── TrainingDiverged            exit code 3: loss or gradient stayed non-finite
-    └── SaveFailed                  exit code 4: the end of the training could not be saved
+TouchstoneError                 exit code 2
+├── ConfigError                 a setting or argument is wrong
+│   └── UnknownName             a name that does not exist; the nearest right ones are listed
+├── DataError                   text or rows that cannot be read; says file and line
+├── ShapeError                  tensors that do not fit each other
+├── TokenizerError              a tokenizer that cannot be trained, read or used
+│   └── NoTokenizer             a text call on a model that has none
+├── ModelFolderError            a model folder that is malformed, incomplete or unsafe
+├── Unsupported                 this model cannot do that, and why
+├── RunFolderError              a run folder that is locked, changed, damaged or not writable
+├── MissingPackage              an optional package is needed; carries the pip line
+├── DeviceError                 a device or numeric type that this machine does not have
+├── TrainingDiverged            exit code 3: loss or gradient stayed non-finite
+└── SaveFailed                  exit code 4: the end of the training could not be saved
 """
 
 

@@ -4,12 +4,15 @@ from touchstone.train.objective import Causal, LossSum, Objective, TensorBatch, 
 from touchstone.train.optim import OptimConfig, Optimizer, ParameterGroups, build_optimizer, parameter_groups
 from touchstone.train.pace import measure_pace
 from touchstone.train.precision import Bf16Gain, autocast, measure_bf16_gain
+from touchstone.train.recipes import RECIPES, Recipe, recipe
+from touchstone.train.run_config import RunConfig
 from touchstone.train.schedule import ScheduleConfig, resolve_steps, schedule_factor
 from touchstone.train.settings import Outcome, StepReport, TrainConfig
 from touchstone.train.state import weights_sha256
 from touchstone.train.trainer import Trainer
 
 __all__ = [
+    "RECIPES",
     "Bf16Gain",
     "Causal",
     "LossSum",
@@ -18,6 +21,8 @@ __all__ = [
     "Optimizer",
     "Outcome",
     "ParameterGroups",
+    "Recipe",
+    "RunConfig",
     "ScheduleConfig",
     "StepReport",
     "TensorBatch",
@@ -28,6 +33,7 @@ __all__ = [
     "measure_bf16_gain",
     "measure_pace",
     "parameter_groups",
+    "recipe",
     "resolve_steps",
     "schedule_factor",
     "token_nll",

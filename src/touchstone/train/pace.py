@@ -1,4 +1,4 @@
-"""How long a step takes on this machine, measured once, before a run whose length is given in minutes."""
+"""How long steps take: measured before a run whose length is given in minutes, and followed while it goes on."""
 
 import copy
 import time
@@ -16,7 +16,7 @@ from touchstone.train.signals import StopSignals
 from touchstone.train.state import RandomState
 from touchstone.train.step import GradientMaker, Source
 
-__all__ = ["measure_pace"]
+__all__ = ["Pace", "measure_pace"]
 
 _N_UNMEASURED = 2  # the first steps allocate memory and, compiled, compile
 
@@ -49,3 +49,24 @@ def measure_pace(
         seconds.append(clock() - start)
     before.restore()
     return median(seconds[_N_UNMEASURED:])
+
+
+class Pace:
+    """Counted targets and seconds of the steps since they were last read."""
+
+    def __init__(self) -> None:
+        self._n_tokens, self._n_steps, self._seconds = 0, 0, 0.0
+
+    def add(self, n_tokens: int, seconds: float) -> None:
+        """Take in one step."""
+        self._n_tokens += n_tokens
+        self._n_steps += 1
+        self._seconds += seconds
+
+    def read(self, n_tokens: int, seconds: float) -> tuple[float, float]:
+        """Tokens a second and seconds a step; if no step was added (right after a resume), those of the step given."""
+        if self._n_steps == 0:
+            self.add(n_tokens, seconds)
+        figures = self._n_tokens / self._seconds, self._seconds / self._n_steps
+        self._n_tokens, self._n_steps, self._seconds = 0, 0, 0.0
+        return figures

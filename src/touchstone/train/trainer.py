@@ -27,6 +27,7 @@ from touchstone.text.batch import PERMUTATION_VERSION, Plan
 from touchstone.train.guard import StepGuard
 from touchstone.train.objective import Objective
 from touchstone.train.optim import build_optimizer
+from touchstone.train.pace import Pace
 from touchstone.train.resume import NotFinite
 from touchstone.train.run_folder import RunFolder
 from touchstone.train.schedule import schedule_factor
@@ -78,7 +79,7 @@ class Trainer:
         self._figures: dict[str, float] = {}
         self._resumed_from: int | None = None
         self._is_warm = False
-        self._pace = _Pace()
+        self._pace = Pace()
 
     def run(self) -> Outcome:
         """Train to the end, or to a signal; SIGTERM and SIGINT save and return the status "interrupted".
@@ -340,7 +341,7 @@ class Trainer:
         step = record["step"]
         if self._on_step is None or not (step % self.config.log_every == 0 or step in (1, self.config.n_steps) or valid):
             return
-        tokens_per_s, seconds_per_step = self._pace.read(record)
+        tokens_per_s, seconds_per_step = self._pace.read(record["n_tokens"], record["seconds"])
         self._on_step(
             StepReport(
                 n_steps=self.config.n_steps,
@@ -354,23 +355,3 @@ class Trainer:
                 **{name: record[name] for name in ("step", "epoch", "loss", "gradient_norm", "learning_rate", "n_tokens", "seconds")},
             )
         )
-
-
-class _Pace:
-    """Tokens and seconds since the last report."""
-
-    def __init__(self) -> None:
-        self._n_tokens, self._n_steps, self._seconds = 0, 0, 0.0
-
-    def add(self, n_tokens: int, seconds: float) -> None:
-        self._n_tokens += n_tokens
-        self._n_steps += 1
-        self._seconds += seconds
-
-    def read(self, record: Mapping[str, Any]) -> tuple[float, float]:
-        """Tokens a second and seconds a step; of the record's step alone right after a resume."""
-        n_tokens, n_steps, seconds = self._n_tokens, self._n_steps, self._seconds
-        if n_steps == 0:
-            n_tokens, n_steps, seconds = record["n_tokens"], 1, record["seconds"]
-        self.__init__()  # type: ignore[misc]
-        return n_tokens / seconds, seconds / n_steps
