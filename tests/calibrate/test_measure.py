@@ -12,6 +12,8 @@ from touchstone.calibrate import measure
 from touchstone.calibrate.measure import Resampling
 from touchstone.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "methods_vectors.json").read_text())
 SMECE = json.loads((Path(__file__).parents[1] / "golden" / "smece_relplot.json").read_text())
 CONFIDENCE, CORRECT = np.array(GOLDEN["data"]["conf"]), np.array(GOLDEN["data"]["correct"])

@@ -20,6 +20,8 @@ from touchstone.models.ngram import NgramModel, NgramSpec
 from touchstone.text.document import Document
 from touchstone.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 V, PREFIX = 11, 10
 
 

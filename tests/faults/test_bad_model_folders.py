@@ -19,6 +19,8 @@ from touchstone.files import load_tensors, save_tensors
 from touchstone.models import build, decoder_spec
 from touchstone.models.checkpoint import load_model, save_model
 
+pytestmark = pytest.mark.slow
+
 SIZES: dict[str, Any] = {"vocab_size": 11, "d_model": 12, "n_layers": 2, "n_heads": 3, "max_seq_len": 9}
 
 

@@ -11,6 +11,8 @@ import pytest
 from touchstone import files
 from touchstone.errors import RunFolderError
 
+pytestmark = pytest.mark.slow
+
 
 def fill_with(text):
     """Writes two files, one of them below a folder, both large enough to be torn."""

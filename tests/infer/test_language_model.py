@@ -15,6 +15,8 @@ from touchstone.models.ngram import NgramModel, NgramSpec
 from touchstone.models.weights import weights_hash
 from touchstone.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 TEXT = "def add(a, b):\n    return a + b\n\n\ndef mul(a, b):\n    return a * b\n"
 TOKENIZER = Tokenizer.train([TEXT * 3], vocab_size=270, pattern="code")
 SAMPLING = {"max_new_tokens": 12, "seed": 3}

@@ -5,6 +5,8 @@ from touchstone.errors import ConfigError
 from touchstone.infer import runner as runners
 from touchstone.infer.runner import NetRunner, bound_of
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5]]
 NEXT = [[8, 9, 7], [9, 3, 2], [3, 8, 4]]
 

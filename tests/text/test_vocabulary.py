@@ -16,6 +16,8 @@ from touchstone.errors import TokenizerError, UnknownName
 from touchstone.text.tokenizer import Tokenizer
 from touchstone.text.vocabulary import byte_characters
 
+pytestmark = pytest.mark.slow
+
 GPT2 = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")  # as in Radford et al. 2019, ASCII digits
 
 

@@ -12,6 +12,8 @@ from touchstone.text.batch import PaddedRows, Plan
 from touchstone.train import Causal, OptimConfig
 from touchstone.train.step import noise_keys
 
+pytestmark = pytest.mark.slow
+
 
 def trained(folder, micro_batch_size, *, kind="adamw", dropout=0.0, clip_norm=1.0, objective=None, dtype=torch.float32):
     config = make_config(n_steps=6, batch_size=8, micro_batch_size=micro_batch_size, clip_norm=clip_norm, optim=OptimConfig(kind=kind))

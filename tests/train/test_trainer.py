@@ -17,6 +17,8 @@ from touchstone.files import load_tensors
 from touchstone.text.batch import Plan
 from touchstone.train import Causal, OptimConfig, ScheduleConfig, TensorBatch, schedule_factor, weights_sha256
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_ends_finished_with_one_log_line_a_step_and_raw_losses(uninterrupted):
     outcome, folder = uninterrupted
