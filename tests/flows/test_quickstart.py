@@ -59,7 +59,7 @@ def test_the_model_carries_a_calibration_that_holds(finished_quickstart):
 
 def test_the_commands_it_prints_work(finished_quickstart, shown):
     asked = finished_quickstart[0]
-    assert offer(asked.out, "for i in ", shown[0])["alternatives"]
+    assert offer(asked.out, "for i in", shown[0])["alternatives"]
     assert write(asked.out, ["def main("], {"temperature": 0.7, "max_new_tokens": 5}, shown[0])["completions"]
 
 

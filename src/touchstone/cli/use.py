@@ -134,7 +134,7 @@ def complete(
 
     \b
     Examples:
-      touchstone complete runs/quickstart "for i in "
+      touchstone complete runs/quickstart "for i in"
       touchstone complete runs/quickstart < half_a_file.py
       touchstone complete runs/mine "Dear " --alternatives 5 --json
     """

@@ -69,7 +69,7 @@ def tell_summary(document: Mapping[str, Any], terminal: Terminal) -> None:
 def next_commands(folder: str) -> list[str]:
     """Commands that work as they stand, but for the user's own folder in the last."""
     return [
-        f'touchstone complete {folder} "for i in "',
+        f'touchstone complete {folder} "for i in"',
         f'touchstone generate {folder} "def main(" --temperature 0.7 --max-new-tokens 60',
         "touchstone train gpt-small --data my_texts/ --out runs/mine",
     ]
