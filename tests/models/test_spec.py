@@ -112,13 +112,13 @@ def with_head(**head):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ModelSpec(**with_head()), "a model needs a `decoder`"),
+        (lambda: ModelSpec(**with_head()), "a model needs an `encoder`, a `decoder` or both"),
         (lambda: ModelSpec(**with_head(), decoder=Stack(blocks=(BLOCK,), causal=False)), "set `decoder.causal` to true"),
         (
             lambda: ModelSpec(**with_head(tied=True), decoder=RecurrentStack(cell=RecurrentSpec(d_hidden=7))),
-            r"a tied head needs `d_hidden` \(7\) equal to `d_model` \(5\); untie it",
+            r"a tied head needs hidden states \(7\) of the width `d_model` \(5\); untie it",
         ),
-        (lambda: Stack(blocks=(), causal=True), "blocks"),
+        (lambda: ModelSpec(**with_head(), decoder=Stack(blocks=(), causal=True)), "`decoder.blocks` is empty"),
         (lambda: EmbedSpec(vocab_size=0, d_model=5), "vocab_size"),
         (lambda: EmbedSpec(vocab_size=11, d_model=5, scale=float("nan")), "scale"),
         (lambda: EmbedSpec(vocab_size="11", d_model=5), "vocab_size"),

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from touchstone.errors import ShapeError, UnknownName, Unsupported
-from touchstone.models import Stack, build, decoder_spec, transformer
-from touchstone.models.net import check_rows
+from touchstone.models import Stack, build, decoder_spec, stack
+from touchstone.models.net import Inputs, check_rows
 from touchstone.nn.cache import AttentionState
 from touchstone.nn.dropout import Noise
 from touchstone.nn.mask import NO_ORDER
@@ -327,9 +327,9 @@ def test_dropout_draws_anew_for_another_key_only():
 @torch.no_grad()
 def test_every_dropout_of_a_network_has_a_site_of_its_own():
     net = decoder(dropout=0.3)
-    sites = [module.site for module in net.modules() if isinstance(module, transformer.Dropout)]
+    sites = [module.site for module in net.modules() if isinstance(module, stack.Dropout)]
     assert sorted(sites) == list(range(len(sites)))
-    assert len(sites) == 1 + 2 * 4  # embeddings; weights, attention, inner features and MLP of each layer
+    assert len(sites) == 2 + 2 * 4  # embeddings and last states; weights, attention, inner features and MLP of each layer
 
 
 @pytest.mark.parametrize("kernel", ["reference", "sdpa"])
@@ -424,7 +424,7 @@ def test_a_text_longer_than_the_table_is_refused_and_padding_is_not_text(positio
 )
 def test_what_is_said_about_tokens_must_be_for_each_of_them(given, message):
     with pytest.raises(ShapeError, match=message):
-        check_rows(torch.zeros(B, T, 8), **({"positions": None, "mask": None, "segments": None, "cache": None} | given))
+        check_rows(torch.zeros(B, T, 8), Inputs(None, **given))
 
 
 def test_a_cache_of_other_rows_another_kind_or_with_packed_documents_is_refused():
@@ -493,7 +493,7 @@ class Operations(TorchDispatchMode):
 @EVERY_POSITION
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_plain_training_pass_reads_nothing_back_and_makes_no_mask(positions, dropout, monkeypatch):
-    monkeypatch.setattr(transformer, "attention_mask", None)
+    monkeypatch.setattr(stack, "attention_mask", None)
     net, token_ids = decoder(train=True, positions=positions, dropout=dropout), ids()
     with Operations() as operations:
         net(token_ids).logits.sum().backward()

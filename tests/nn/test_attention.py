@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from touchstone.errors import ConfigError, UnknownName
-from touchstone.nn.attention import Attention, AttentionSpec, Shared, additive, build_kernel, reference, sdpa
+from touchstone.nn.attention import Attention, AttentionSpec, additive, build_kernel, reference, sdpa
 from touchstone.nn.dropout import Dropout, Noise
 from touchstone.nn.mask import AttentionMask, attention_mask, token_order
 from touchstone.nn.norm import NormSpec
 from touchstone.nn.position import AlibiPositions, RotaryAngles, RotaryPositions, angles_key
+from touchstone.nn.shared import Shared
 
 B, T, D, H, G, K = 3, 5, 12, 4, 2, 3
 CAUSAL = AttentionMask(None, is_causal=True)
@@ -179,7 +180,7 @@ def test_the_spec_counts_the_parameters_that_are_built(settings):
         ({"position": RotaryPositions(max_seq_len=9)}, r"`d_rotary` \(3\) must be even and at most `d_head` \(3\)"),
         ({"position": RotaryPositions(max_seq_len=9, d_rotary=4)}, r"`d_rotary` \(4\) must be even and at most `d_head` \(3\)"),
         ({"score": "additive", "scale": 0.5}, "additive score takes no `scale`"),
-        ({"score": "additive", "position": AlibiPositions(max_seq_len=9)}, "no ALiBi"),
+        ({"score": "additive", "position": AlibiPositions(max_seq_len=9)}, "no distances"),
         ({"window": 0}, "window"),
         ({"dropout": 1.0}, "dropout"),
     ],
@@ -187,3 +188,16 @@ def test_the_spec_counts_the_parameters_that_are_built(settings):
 def test_an_impossible_layer_is_refused_with_the_rule(settings, message):
     with pytest.raises(ConfigError, match=message):
         spec_of(**settings)
+
+
+def test_training_in_bfloat16_attends_in_single_precision():
+    """Its result is the fp32 one rounded once, and its gradients are fp32's to the rounding of bfloat16."""
+    q, k, v = (torch.randn(B, heads, T, K).bfloat16().requires_grad_() for heads in (H, G, G))
+    wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    out = sdpa(q, k, v, padded(), None, 0.5, NONE, None).values
+    expected = sdpa(*wide, padded(), None, 0.5, NONE, None).values
+    assert torch.equal(out, expected.bfloat16())
+    (out.float() ** 2).sum().backward()
+    (expected**2).sum().backward()
+    for narrow, full in zip((q, k, v), wide, strict=True):
+        torch.testing.assert_close(narrow.grad.float(), full.grad, rtol=0.02, atol=0.02)

@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from touchstone.nn.attention import AttentionSpec, Shared
-from touchstone.nn.block import BlockSpec, InnerNormBlock, PostNormBlock, PreNormBlock, build_block
+from touchstone.nn.attention import AttentionSpec
+from touchstone.nn.block import Block, BlockSpec, build_block
 from touchstone.nn.dropout import Noise, number_dropouts
 from touchstone.nn.mask import AttentionMask
 from touchstone.nn.mlp import MlpSpec
 from touchstone.nn.norm import NormSpec
+from touchstone.nn.shared import Shared
 
 B, T, D = 3, 5, 12
 SHARED = Shared(masks={None: AttentionMask(None, is_causal=True)})
@@ -36,10 +37,10 @@ def by_definition(block, place, x):
     return x + norm2(mlp(x))
 
 
-@pytest.mark.parametrize(("place", "kind"), [("pre", PreNormBlock), ("post", PostNormBlock), ("inner", InnerNormBlock)])
-def test_a_norm_place_is_its_formula(place, kind):
+@pytest.mark.parametrize("place", ["pre", "post", "inner"])
+def test_a_norm_place_is_its_formula(place):
     block, x = block_of(place), torch.randn(B, T, D, dtype=torch.float64)
-    assert type(block) is kind
+    assert type(block) is Block
     torch.testing.assert_close(block(x, SHARED)[0], by_definition(block, place, x))
 
 
@@ -66,12 +67,18 @@ def test_dropout_falls_on_what_a_sublayer_adds_and_not_on_the_stream(place):
 @pytest.mark.parametrize("place", ["pre", "post", "inner"])
 def test_attention_weights_are_returned_if_asked_for_and_change_nothing(place):
     block, x = block_of(place), torch.randn(B, T, D, dtype=torch.float64)
-    out, weights = block(x, SHARED, weights=True)
-    plain, nothing = block(x, SHARED)
+    out, weights, _ = block(x, SHARED, weights=True)
+    plain, nothing, _ = block(x, SHARED)
     assert weights is not None
     assert weights.shape == (B, 4, T, T)
     assert nothing is None
     torch.testing.assert_close(out, plain)
+
+
+def test_what_the_attention_adds_may_have_a_share_of_its_own():
+    block = block_of("post", dropout=0.5, attn_dropout=0.0)
+    assert (block.attn_dropout.p, block.mlp_dropout.p) == (0.0, 0.5)
+    assert block_of("post", dropout=0.5).attn_dropout.p == 0.5
 
 
 def test_the_spec_counts_the_parameters_that_are_built():

@@ -6,6 +6,7 @@ import torch
 from touchstone.errors import ConfigError
 from touchstone.nn.dropout import Noise
 from touchstone.nn.mlp import ACTIVATIONS, GatedMlp, Mlp, MlpSpec, build_mlp
+from touchstone.nn.shared import Shared
 
 B, T, D, F = 3, 5, 12, 7
 X = torch.linspace(-4, 4, 33, dtype=torch.float64)
@@ -62,7 +63,7 @@ def test_dropout_falls_on_the_inner_features():
     x, noise = torch.randn(B, T, D), Noise(torch.arange(B))
     inner = mlp.up_proj(x).relu()
     expected = mlp.down_proj(inner * mlp.dropout.kept(inner.shape, noise) / 0.5)
-    torch.testing.assert_close(mlp(x, noise), expected)
+    torch.testing.assert_close(mlp(x, Shared(masks={}, noise=noise)), expected)
 
 
 def test_an_unknown_activation_is_refused_with_those_there_are():

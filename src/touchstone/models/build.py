@@ -12,9 +12,9 @@ from torch import nn
 
 from touchstone.models.heads import TiedHead
 from touchstone.models.net import LanguageNet
-from touchstone.models.rnn import RecurrentDecoder
-from touchstone.models.spec import ModelSpec
-from touchstone.models.transformer import Decoder, KernelName
+from touchstone.models.rnn import RecurrentDecoder, RecurrentEncoder, RecurrentEncoderDecoder
+from touchstone.models.spec import ModelSpec, Stack
+from touchstone.models.transformer import Decoder, Encoder, EncoderDecoder, KernelName
 from touchstone.nn.attention import Attention
 from touchstone.nn.dropout import number_dropouts
 from touchstone.nn.mlp import Mlp
@@ -30,12 +30,24 @@ STD = 0.02
 def build(spec: ModelSpec, *, kernel: KernelName = "sdpa", product: ProductName = "torch", seed: int | None = 0) -> LanguageNet:
     """The network of a spec in fp32 on the CPU; seed None leaves the weights to a loader that fills every one."""
     with torch.random.fork_rng(devices=[]):  # torch's layers draw weights that are overwritten: its generator stays where it was
-        net: LanguageNet = RecurrentDecoder(spec) if spec.kind == "recurrent" else Decoder(spec, kernel)
+        net = _net(spec, kernel)
     number_dropouts(net)
     use_product(net, product)
     if seed is not None:
         initialise(net, seed)
     return net
+
+
+def _net(spec: ModelSpec, kernel: KernelName) -> LanguageNet:
+    attention: dict[str, type[Decoder | Encoder]] = {"decoder": Decoder, "encoder": Encoder, "encoder-decoder": EncoderDecoder}
+    if spec.kind in attention:
+        return attention[spec.kind](spec, kernel)
+    recurrent: dict[str, type[RecurrentDecoder | RecurrentEncoder]] = {
+        "recurrent": RecurrentDecoder,
+        "recurrent-encoder": RecurrentEncoder,
+        "recurrent-encoder-decoder": RecurrentEncoderDecoder,
+    }
+    return recurrent[spec.kind](spec)
 
 
 @torch.no_grad()
@@ -52,12 +64,18 @@ def initialise(net: LanguageNet, seed: int, std: float = STD) -> None:
             module.weight.fill_(1.0)
         if isinstance(module, RecurrentLayer):
             _initialise_recurrent(module, rng)
-    shrink = 1.0 / math.sqrt(2 * net.spec.n_layers)
-    for module in net.modules():
+    for name, stack in net.spec.stacks.items():
+        if isinstance(stack, Stack) and stack.blocks:
+            _shrink(net.get_submodule(name), 1.0 / math.sqrt(2 * len(stack.blocks)))
+
+
+def _shrink(stack: nn.Module, factor: float) -> None:
+    """Of what writes to the residual stream."""
+    for module in stack.modules():
         if isinstance(module, Attention):
-            module.o_proj.weight.mul_(shrink)
+            module.o_proj.weight.mul_(factor)
         if isinstance(module, Mlp):
-            module.down_proj.weight.mul_(shrink)
+            module.down_proj.weight.mul_(factor)
 
 
 def _initialise_recurrent(layer: RecurrentLayer, rng: torch.Generator) -> None:
@@ -65,6 +83,6 @@ def _initialise_recurrent(layer: RecurrentLayer, rng: torch.Generator) -> None:
     for parameter in layer.cell.parameters():
         parameter.uniform_(-1 / math.sqrt(d_hidden), 1 / math.sqrt(d_hidden), generator=rng)
     if isinstance(layer.cell, nn.LSTM):
-        biases = dict(layer.cell.named_parameters())
-        biases["bias_ih_l0"][d_hidden : 2 * d_hidden] = 1.0  # gates lie as input, forget, cell, output
-        biases["bias_hh_l0"][d_hidden : 2 * d_hidden] = 0.0
+        for name, parameter in layer.cell.named_parameters():
+            if name.startswith("bias"):  # gates lie as input, forget, cell, output
+                parameter[d_hidden : 2 * d_hidden] = 1.0 if name.startswith("bias_ih") else 0.0

@@ -5,16 +5,18 @@ A multiply and an add count as two floating-point operations (FLOPs); norms, act
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from string import ascii_uppercase
 
 from touchstone.errors import ConfigError
+from touchstone.models.heads import MODULES, ClassifyHead, LmHead, MaskedLmHead, SpanHead, TagHead
 from touchstone.models.spec import ModelSpec, RecurrentStack, Stack
 from touchstone.nn.attention import AttentionSpec
 from touchstone.nn.block import BlockSpec
+from touchstone.nn.experts import ExpertsSpec
 from touchstone.nn.mlp import MlpSpec
 from touchstone.nn.norm import NormSpec
-from touchstone.nn.position import LearnedPositions, RotaryPositions, SinusoidalPositions
+from touchstone.nn.position import AlibiPositions, LearnedPositions, RelativePositions, RotaryPositions, SinusoidalPositions
 
 __all__ = ["Part", "describe", "parts"]
 
@@ -44,12 +46,17 @@ def describe(spec: ModelSpec, *, context: int | None = None) -> str:
 def parts(spec: ModelSpec, *, context: int | None = None) -> list[Part]:
     """What each part has and does; the columns add up to `spec.n_parameters()` and `spec.flops_per_token(context)`."""
     context = _context(spec, context)
-    d_model, head = spec.d_model, spec.head
-    embed = Part("embed", spec.vocab_size * d_model, 0.0)
-    head_weights = 0 if head.tied else spec.vocab_size * spec.d_hidden
-    lm_head = Part("lm_head", head_weights + (spec.vocab_size if head.bias else 0), 2.0 * spec.vocab_size * spec.d_hidden)
-    middle = _stack_parts(spec.stack, d_model, context) if isinstance(spec.stack, Stack) else _recurrent_parts(spec.stack, d_model)
-    return [embed, *middle, lm_head]
+    found = [Part("embed", spec.embed.n_parameters(), 0.0)]
+    for side, stack in spec.stacks.items():
+        before = f"{side}: " if len(spec.stacks) > 1 else ""
+        of_stack = _stack_parts(stack, spec.d_model, context) if isinstance(stack, Stack) else _recurrent_parts(stack, spec.d_model)
+        found += [Part(before + part.name, part.n_parameters, part.flops_per_token) for part in of_stack]
+    if spec.n_between():
+        found.append(Part("attention between", spec.n_between(), 0.0))
+    if spec.head is not None:
+        n, flops = spec.head.n_parameters(spec.d_hidden, spec.vocab_size), spec.head.flops(spec.d_hidden, spec.vocab_size)
+        found.append(Part(MODULES[spec.head.kind], n, flops))
+    return found
 
 
 def _context(spec: ModelSpec, context: int | None) -> int:
@@ -64,11 +71,20 @@ def _stack_parts(stack: Stack, d_model: int, context: int) -> Iterator[Part]:
     blocks = stack.blocks
     if isinstance(stack.position, LearnedPositions):
         yield Part("positions", (stack.position.max_seq_len + stack.position.offset) * d_model, 0.0)
+    if distances := sum(position.n_buckets * n_heads for position, n_heads in stack.relative_tables()):
+        yield Part("distances", distances, 0.0)
     projections = sum(block.attn.n_parameters(d_model) for block in blocks)
-    yield Part("attn", projections, sum(2.0 * _attn_products(block.attn, d_model) for block in blocks))
+    yield Part("attn", projections, sum((2.0 * _attn_products(block.attn, d_model) for block in blocks), 0.0))
+    if crossing := [block.cross for block in blocks if block.cross is not None]:
+        n = sum(cross.n_parameters(d_model) for cross in crossing)
+        yield Part("cross_attn", n, sum(2.0 * _attn_products(cross, d_model) for cross in crossing))
     yield Part(f"attn, scores and mixing with {context:,} keys", 0, stack.attention_flops_per_token(context))
-    yield Part("mlp", sum(block.mlp.n_parameters(d_model) for block in blocks), sum(2.0 * _mlp_products(b.mlp, d_model) for b in blocks))
-    norms = [norm for block in blocks for norm in (block.norm, block.norm)] + [n for n in (stack.input_norm, stack.final_norm) if n]
+    yield Part(
+        "mlp", sum(block.mlp.n_parameters(d_model) for block in blocks), sum((2.0 * b.mlp.product_weights(d_model) for b in blocks), 0.0)
+    )
+    norms = [norm for block in blocks for norm in [block.norm] * (3 if block.cross is not None else 2)] + [
+        n for n in (stack.input_norm, stack.final_norm) if n
+    ]
     yield Part("norms", sum(norm.n_parameters(d_model) for norm in norms), 0.0)
 
 
@@ -80,10 +96,6 @@ def _attn_products(attn: AttentionSpec, d_model: int) -> int:
     return 2 * d_model * attn.d_head * (attn.n_heads + attn.n_kv_heads)
 
 
-def _mlp_products(mlp: MlpSpec, d_model: int) -> int:
-    return (3 if mlp.gated else 2) * d_model * mlp.d_ff
-
-
 def _title(spec: ModelSpec) -> str:
     length = f"{spec.max_seq_len:,} tokens at most" if spec.max_seq_len else "any length"
     layers = f"{spec.n_layers} layer{'s' if spec.n_layers > 1 else ''}"
@@ -91,20 +103,42 @@ def _title(spec: ModelSpec) -> str:
 
 
 def _drawing(spec: ModelSpec) -> list[str]:
-    stack = spec.stack
-    lines = ["token_ids", "│", f"embed           {spec.vocab_size:,} × {spec.d_model}{_times(spec.embed.scale)}"]
-    if isinstance(stack, Stack):
-        lines += _stack(stack)
-    else:
-        widths = [spec.d_model] + [stack.cell.d_hidden] * stack.cell.n_layers
-        drop = _dropout(stack.cell.dropout)
-        lines += _embedding_dropout(stack.dropout)
-        lines += [
-            f"{f'layers.{layer}':<16}{stack.cell.kind} {before} → {after}{drop}" for layer, (before, after) in enumerate(pairwise(widths))
-        ]
-    tied = "the weight of embed" if spec.head.tied else f"{spec.d_hidden} → {spec.vocab_size:,}"
-    lines += [f"lm_head         {tied}{' + bias' if spec.head.bias else ''}{_times(spec.head.scale)}", "│", "logits"]
-    return [_INDENT + line for line in lines]
+    lines: list[str] = []
+    for side, stack in spec.stacks.items():
+        if len(spec.stacks) > 1:
+            lines += [f"{side}:"] if not lines else ["memory", "", f"{side}:"]
+        lines += ["token_ids", "│", f"embed           {spec.vocab_size:,} × {spec.d_model}{_times(spec.embed.scale)}"]
+        lines += [f"+ token_types   {spec.embed.n_token_types}"] if spec.embed.n_token_types else []
+        lines += _stack(stack) if isinstance(stack, Stack) else _recurrent(stack, spec.d_model)
+    return [_INDENT + line for line in lines + _head(spec)]
+
+
+def _recurrent(stack: RecurrentStack, d_model: int) -> list[str]:
+    cell, drop = stack.cell, _dropout(stack.cell.dropout)
+    ways = ", both ways" if cell.both_ways else ""
+    lines = [
+        f"{f'layers.{layer}':<16}{cell.kind} {before} → {stack.d_out}{ways}{drop}" for layer, before in enumerate(cell.widths(d_model))
+    ]
+    look = [f"cross_attn      {_attn(stack.cross)}"] if stack.cross is not None else []
+    return _embedding_dropout(stack.dropout) + lines + look
+
+
+def _head(spec: ModelSpec) -> list[str]:
+    head, name = spec.head, MODULES[spec.head.kind] if spec.head else ""
+    if head is None:
+        return ["│", "hidden states"]
+    if isinstance(head, LmHead):
+        tied = "the weight of embed" if head.tied else f"{spec.d_hidden} → {spec.vocab_size:,}"
+        dense = f"dense, {head.activation}, {_norm(head.norm)}, " if isinstance(head, MaskedLmHead) else ""
+        return [f"{name:<16}{dense}{tied}{' + bias' if head.bias else ''}{_times(head.scale)}", "│", "logits"]
+    if isinstance(head, ClassifyHead):
+        dense = f"dense, {head.activation}, " if head.activation else ""
+        return [f"{name:<16}{head.pooling} token, {dense}{spec.d_hidden} → {head.n_labels} labels{_dropout(head.dropout)}", "│", "logits"]
+    if isinstance(head, TagHead):
+        return [f"{name:<16}{spec.d_hidden} → {head.n_labels} labels a token{_dropout(head.dropout)}", "│", "logits"]
+    if isinstance(head, SpanHead):
+        return [f"{name:<16}{spec.d_hidden} → begin and end{_dropout(head.dropout)}", "│", "logits"]
+    return [f"{name:<16}{head.pooling} token, dense, {head.activation}", "│", "vector"]
 
 
 def _stack(stack: Stack) -> list[str]:
@@ -135,10 +169,14 @@ def _letters() -> Iterator[str]:
 def _block(block: BlockSpec, label: str) -> list[str]:
     """The block with its residual connections: the line on the right goes round each sublayer to the +."""
     drop = _dropout(block.dropout, " before the +")
-    sublayers = (("norm1", "attn", _attn(block.attn) + drop), ("norm2", "mlp", _mlp(block.mlp) + drop))
+    crossing = [("norm_cross", "cross", _attn(block.cross) + drop)] if block.cross is not None else []
+    width = 10 if crossing else 9
+    bar = "─" * (width - 2)
+    on_attn = drop if block.attn_dropout is None else _dropout(block.attn_dropout, " before the +")
+    sublayers = [("norm1", "attn", _attn(block.attn) + on_attn), *crossing, ("norm2", "mlp", _mlp(block.mlp) + drop)]
     lines = [f"┌── {label} " + "─" * max(2, 11 - len(label))]
     for norm_name, name, text in sublayers:
-        norm, sublayer, split, join = (norm_name, _norm(block.norm)), (name, text), ("├─────────╮", ""), ("+ ◀───────╯", "")
+        norm, sublayer, split, join = (norm_name, _norm(block.norm)), (name, text), (f"├{bar}──╮", ""), (f"+ ◀{bar}╯", "")
         rows = {
             "pre": [split, norm, sublayer, join],
             "post": [split, sublayer, join, norm],
@@ -147,7 +185,7 @@ def _block(block: BlockSpec, label: str) -> list[str]:
         inside = False
         for left, right in rows:
             inside = (inside or left == split[0]) and left != join[0]
-            lines.append(f"│ {left:<9} {'│' if inside and left != split[0] else ' '}  {right}".rstrip() if right else f"│ {left}")
+            lines.append(f"│ {left:<{width}} {'│' if inside and left != split[0] else ' '}  {right}".rstrip() if right else f"│ {left}")
     return [*lines, "└" + "─" * 16]
 
 
@@ -156,7 +194,7 @@ def _attn(attn: AttentionSpec) -> str:
     shared = f", {attn.n_kv_heads} key-value" if attn.n_kv_heads != attn.n_heads else ""
     biased = [name for name, on in (("qkv", attn.qkv_bias), ("o", attn.o_bias)) if on]
     extras = [
-        _rotary(attn.position) if isinstance(attn.position, RotaryPositions) else ("ALiBi" if attn.position else ""),
+        _position(attn.position),
         f"window {attn.window:,}" if attn.window else "",
         f"q/k norm {attn.qk_norm.kind}" if attn.qk_norm else "",
         f"bias on {' and '.join(biased)}" if biased else "",
@@ -165,6 +203,14 @@ def _attn(attn: AttentionSpec) -> str:
         f"dropout {attn.dropout:g} on the weights" if attn.dropout else "",
     ]
     return ", ".join([heads + shared, *filter(None, extras)])
+
+
+def _position(position: RotaryPositions | AlibiPositions | RelativePositions | None) -> str:
+    if isinstance(position, RotaryPositions):
+        return _rotary(position)
+    if isinstance(position, RelativePositions):
+        return f"relative, {position.n_buckets} buckets to {position.max_distance:,}"
+    return "ALiBi" if position else ""
 
 
 def _rotary(position: RotaryPositions) -> str:
@@ -176,7 +222,10 @@ def _table(position: LearnedPositions | SinusoidalPositions) -> str:
     return f"{position.kind}, {position.max_seq_len:,}"
 
 
-def _mlp(mlp: MlpSpec) -> str:
+def _mlp(mlp: MlpSpec | ExpertsSpec) -> str:
+    if isinstance(mlp, ExpertsSpec):
+        shared = f", and one for all: {_mlp(mlp.shared)}" if mlp.shared else ""
+        return f"{mlp.n_active} of {mlp.n_experts} experts: {_mlp(mlp.expert)}{shared}"
     act = f"{mlp.activation}(gate) · up" if mlp.gated else mlp.activation
     return f"→ {mlp.d_ff:,} →, {act}{', bias' if mlp.bias else ''}{_dropout(mlp.dropout)}"
 
@@ -212,6 +261,8 @@ def _account(spec: ModelSpec, context: int) -> list[str]:
 def _sizes(spec: ModelSpec, context: int) -> list[str]:
     n = spec.n_parameters()
     lines = [f"weights: {_bytes(4 * n)} in fp32, {_bytes(2 * n)} in bf16"]
+    if spec.decoder is None:
+        return [_INDENT + line for line in lines]
     if isinstance(spec.stack, RecurrentStack):
         cell = spec.stack.cell
         state = cell.n_states * cell.n_layers * cell.d_hidden

@@ -1,26 +1,25 @@
-"""What a model is: an embedding, a stack of blocks, a head - frozen, checked, and with its sizes derived.
+"""What a model is: an embedding, an encoder stack, a decoder stack or both, a head - frozen, checked, and with its sizes derived.
 
 `ModelSpec` only composes the sub-specs that live beside their parts in `nn/`. Impossible combinations are rejected when the spec is
 made. A multiply and an add count as two floating-point operations.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
-from touchstone.config import Config, parse, unknown_name
-from touchstone.errors import ConfigError
-from touchstone.nn.attention import AttentionSpec
+from touchstone.config import Config, parse
+from touchstone.models.heads import Head, LmHead
+from touchstone.nn.attention import AttentionSpec, whole_source
 from touchstone.nn.block import BlockSpec
-from touchstone.nn.mlp import ActivationName, MlpSpec
+from touchstone.nn.experts import ExpertsSpec
 from touchstone.nn.norm import NormSpec
-from touchstone.nn.position import AlibiPositions, LearnedPositions, RotaryPositions, SinusoidalPositions
+from touchstone.nn.position import LearnedPositions, RelativePositions, SinusoidalPositions
 from touchstone.nn.recurrent import RecurrentSpec
 
-__all__ = ["EmbedSpec", "LmHead", "ModelSpec", "RecurrentStack", "Stack", "decoder_spec", "recurrent_spec"]
+__all__ = ["EmbedSpec", "ModelKind", "ModelSpec", "RecurrentStack", "Stack"]
 
-Positions = Literal["rotary", "learned", "sinusoidal", "alibi", "none"]
+ModelKind = Literal["decoder", "encoder", "encoder-decoder", "recurrent", "recurrent-encoder", "recurrent-encoder-decoder"]
 
 
 class EmbedSpec(Config):
@@ -29,18 +28,31 @@ class EmbedSpec(Config):
     vocab_size: int = Field(gt=0)
     d_model: int = Field(gt=0)
     scale: float = Field(1.0, gt=0)  # factor on the looked-up vectors
+    n_token_types: int = Field(0, ge=0)  # kinds of token, such as first and second text; each has a vector that is added
+
+    def n_parameters(self) -> int:
+        return (self.vocab_size + self.n_token_types) * self.d_model
 
 
 class Stack(Config):
     """Attention blocks one above the other, with what comes before the first and after the last."""
 
     kind: Literal["attention"] = "attention"
-    blocks: tuple[BlockSpec, ...] = Field(min_length=1)
+    blocks: tuple[BlockSpec, ...]  # none: the embeddings as they are
     causal: bool
     position: Annotated[LearnedPositions | SinusoidalPositions, Field(discriminator="kind")] | None = None
     input_norm: NormSpec | None = None
     dropout: float = Field(0.0, ge=0, lt=1)  # on the embeddings
     final_norm: NormSpec | None = None
+    final_dropout: float = Field(0.0, ge=0, lt=1)  # on the last hidden states
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Stack":
+        if len({block.cross is None for block in self.blocks}) > 1:
+            raise ValueError("`cross` must be given for all blocks of a stack or for none.")
+        if len({block.mlp.n_experts for block in self.blocks if isinstance(block.mlp, ExpertsSpec)}) > 1:
+            raise ValueError("`n_experts` must be the same in all layers that have experts: their balance is measured together.")
+        return self
 
     @field_validator("blocks", mode="before")
     @classmethod
@@ -73,79 +85,122 @@ class Stack(Config):
     def max_seq_len(self) -> int | None:
         """The longest text the positions were made for; None = unbounded."""
         positions = [self.position, *(block.attn.position for block in self.blocks)]
-        bounds = [position.max_seq_len for position in positions if position is not None]
+        bounds = [p.max_seq_len for p in positions if p is not None and not isinstance(p, RelativePositions)]
         return min(bounds) if bounds else None
 
     def n_parameters(self, d_model: int) -> int:
         table = (self.position.max_seq_len + self.position.offset) * d_model if isinstance(self.position, LearnedPositions) else 0
         norms = sum(norm.n_parameters(d_model) for norm in (self.input_norm, self.final_norm) if norm)
-        return table + norms + sum(block.n_parameters(d_model) for block in self.blocks)
+        distances = sum(position.n_buckets * n_heads for position, n_heads in self.relative_tables())
+        return table + norms + distances + sum(block.n_parameters(d_model) for block in self.blocks)
+
+    def relative_tables(self) -> dict[tuple[RelativePositions, int], None]:
+        """The tables of relative positions that the layers share: the spec of each, and its number of heads."""
+        attentions = [block.attn for block in self.blocks]
+        return dict.fromkeys((a.position, a.n_heads) for a in attentions if isinstance(a.position, RelativePositions))
+
+    @property
+    def looks_at_source(self) -> bool:
+        """True if its layers have cross-attention."""
+        return any(block.cross is not None for block in self.blocks)
 
     def product_flops_per_token(self, d_model: int) -> float:
-        """Of the weight products of all blocks."""
-        return sum(2.0 * _product_weights(block, d_model) for block in self.blocks)
+        """Of the weight products of all blocks; the source's keys and values are counted with every token."""
+        return sum((2.0 * _product_weights(block, d_model) for block in self.blocks), 0.0)
 
     def attention_flops_per_token(self, context: int) -> float:
-        """Scores and mixing, with every token meeting `context` keys (the whole square, as the field counts it)."""
-        return sum(4.0 * block.attn.n_heads * block.attn.d_head * min(context, block.attn.window or context) for block in self.blocks)
+        """Scores and mixing, with every token meeting `context` keys on either side (the whole square, as the field counts it)."""
+        attentions = [attn for block in self.blocks for attn in (block.attn, block.cross) if attn is not None]
+        return sum((4.0 * attn.n_heads * attn.d_head * min(context, attn.window or context) for attn in attentions), 0.0)
 
 
 class RecurrentStack(Config):
-    """LSTM or GRU layers, with the dropout on the embeddings."""
+    """LSTM or GRU layers, with the dropout on the embeddings.
+
+    cross: attention to a source, asked by the hidden state of each step (rnn.py has the equation).
+    """
 
     kind: Literal["recurrent"] = "recurrent"
     cell: RecurrentSpec
+    cross: AttentionSpec | None = None
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @field_validator("cross")
+    @classmethod
+    def _looks_at_all(cls, cross: AttentionSpec | None) -> AttentionSpec | None:
+        return whole_source(cross)
 
     @property
     def max_seq_len(self) -> int | None:
         """None: the state goes on for ever."""
         return None
 
+    @property
+    def looks_at_source(self) -> bool:
+        """True if it has attention to a source."""
+        return self.cross is not None
+
+    @property
+    def d_out(self) -> int:
+        """Width of its hidden states: twice that of the cell if it is read both ways."""
+        return self.cell.d_out
+
     def n_parameters(self, d_model: int) -> int:
         return self.cell.n_parameters(d_model)
 
     def product_flops_per_token(self, d_model: int) -> float:
-        widths = [d_model] + [self.cell.d_hidden] * (self.cell.n_layers - 1)
-        return sum(2.0 * self.cell.n_gates * self.cell.d_hidden * (width + self.cell.d_hidden) for width in widths)
+        return 2.0 * self.cell.product_weights(d_model)
 
     def attention_flops_per_token(self, context: int) -> float:
         return 0.0
 
 
-class LmHead(Config):
-    """Scores over the vocabulary."""
-
-    kind: Literal["lm"] = "lm"
-    tied: bool  # the weight is the token table's
-    bias: bool = False
-    scale: float = Field(1.0, gt=0)  # factor on the hidden state
+AnyStack = Annotated[Stack | RecurrentStack, Field(discriminator="kind")]
 
 
 class ModelSpec(Config):
-    """A whole model. One of the stacks, or both."""
+    """A whole model. One of the stacks, or both; a model without a head gives its hidden states."""
 
     embed: EmbedSpec
-    encoder: Stack | None = None
-    decoder: Annotated[Stack | RecurrentStack, Field(discriminator="kind")] | None = None
-    head: LmHead
+    encoder: AnyStack | None = None
+    decoder: AnyStack | None = None
+    head: Head | None
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelSpec":
-        if self.encoder is not None or self.decoder is None:
-            raise ValueError("a model needs a `decoder`; encoders are not built yet, leave `encoder` out.")
-        if isinstance(self.decoder, Stack) and not self.decoder.causal:
+        encoder, decoder = self.encoder, self.decoder
+        if encoder is None and decoder is None:
+            raise ValueError("a model needs an `encoder`, a `decoder` or both.")
+        if isinstance(decoder, Stack) and not decoder.blocks:
+            raise ValueError("`decoder.blocks` is empty: a decoder has one at least; a bag of words is an encoder.")
+        if isinstance(decoder, Stack) and not decoder.causal:
             raise ValueError("a decoder looks back only: set `decoder.causal` to true.")
-        if self.head.tied and isinstance(self.decoder, RecurrentStack) and self.decoder.cell.d_hidden != self.embed.d_model:
-            raise ValueError(
-                f"a tied head needs `d_hidden` ({self.decoder.cell.d_hidden}) equal to `d_model` ({self.embed.d_model}); untie it."
-            )
+        if isinstance(encoder, Stack) and (encoder.causal or encoder.looks_at_source):
+            raise ValueError("an encoder looks both ways and at itself: set `encoder.causal` to false, and leave `cross` out.")
+        if encoder is not None and decoder is not None and type(encoder) is not type(decoder):
+            raise ValueError("`encoder` and `decoder` must be of one kind: attention with attention, recurrent with recurrent.")
+        if decoder is not None and decoder.looks_at_source != (encoder is not None):
+            raise ValueError("a decoder has `cross` attention exactly where there is an `encoder` to look at.")
+        if isinstance(decoder, RecurrentStack) and decoder.cell.both_ways:
+            raise ValueError("a decoder reads forward: set `decoder.cell.both_ways` to false.")
+        if isinstance(self.head, LmHead) and self.head.tied and self.d_hidden != self.embed.d_model:
+            raise ValueError(f"a tied head needs hidden states ({self.d_hidden}) of the width `d_model` ({self.embed.d_model}); untie it.")
         return self
 
     @property
-    def kind(self) -> Literal["decoder", "recurrent"]:
+    def kind(self) -> ModelKind:
         """The control flow that runs it."""
-        return "recurrent" if isinstance(self.decoder, RecurrentStack) else "decoder"
+        recurrent = isinstance(self.stack, RecurrentStack)
+        if self.encoder is None:
+            return "recurrent" if recurrent else "decoder"
+        if self.decoder is None:
+            return "recurrent-encoder" if recurrent else "encoder"
+        return "recurrent-encoder-decoder" if recurrent else "encoder-decoder"
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """True if it can be asked for the next token: a decoder with scores over the vocabulary."""
+        return self.decoder is not None and isinstance(self.head, LmHead)
 
     @property
     def vocab_size(self) -> int:
@@ -157,124 +212,62 @@ class ModelSpec(Config):
 
     @property
     def n_layers(self) -> int:
+        """Of the stack that answers."""
         return self.stack.cell.n_layers if isinstance(self.stack, RecurrentStack) else len(self.stack.blocks)
 
     @property
     def stack(self) -> Stack | RecurrentStack:
-        """The stack that predicts."""
-        assert self.decoder is not None
-        return self.decoder
+        """The stack that answers: the decoder where there is one, else the encoder."""
+        stack = self.decoder if self.decoder is not None else self.encoder
+        assert stack is not None
+        return stack
+
+    @property
+    def stacks(self) -> dict[str, Stack | RecurrentStack]:
+        """All there are, by the name of their module."""
+        both = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: stack for name, stack in both.items() if stack is not None}
 
     @property
     def d_hidden(self) -> int:
         """Width of the hidden state that the head reads."""
-        return self.stack.cell.d_hidden if isinstance(self.stack, RecurrentStack) else self.d_model
+        return self.stack.d_out if isinstance(self.stack, RecurrentStack) else self.d_model
 
     @property
     def max_seq_len(self) -> int | None:
-        """Tokens the positions were made for; None = unbounded."""
+        """Tokens the positions of the stack that answers were made for; None = unbounded."""
         return self.stack.max_seq_len
+
+    @property
+    def max_source_len(self) -> int | None:
+        """Tokens of a source that the encoder was made for; None = unbounded, or no encoder."""
+        return self.encoder.max_seq_len if self.encoder is not None else None
 
     def n_parameters(self) -> int:
         """Trained numbers; a tied head counts once."""
-        table = self.vocab_size * self.d_model
-        head = (0 if self.head.tied else self.vocab_size * self.d_hidden) + (self.vocab_size if self.head.bias else 0)
-        return table + self.stack.n_parameters(self.d_model) + head
+        stacks = sum(stack.n_parameters(self.d_model) for stack in self.stacks.values()) + self.n_between()
+        return self.embed.n_parameters() + stacks + (self.head.n_parameters(self.d_hidden, self.vocab_size) if self.head else 0)
 
     def flops_per_token(self, context: int) -> float:
-        """Floating-point operations of one token's forward pass with `context` keys; training takes three times as many."""
-        head = 2.0 * self.vocab_size * self.d_hidden
-        return self.stack.product_flops_per_token(self.d_model) + self.stack.attention_flops_per_token(context) + head
+        """Floating-point operations of one token's forward pass with `context` keys; training takes three times as many.
 
+        With a source, of one token on each side.
+        """
+        stacks = self.stacks.values()
+        products = sum(stack.product_flops_per_token(self.d_model) + stack.attention_flops_per_token(context) for stack in stacks)
+        return products + (self.head.flops(self.d_hidden, self.vocab_size) if self.head else 0.0)
 
-def decoder_spec(
-    *,
-    vocab_size: int,
-    d_model: int,
-    n_layers: int,
-    n_heads: int,
-    max_seq_len: int,
-    n_kv_heads: int | None = None,
-    d_head: int | None = None,
-    d_ff: int | None = None,
-    activation: ActivationName = "silu",
-    gated: bool = True,
-    bias: bool = False,
-    norm: Literal["layer", "rms"] = "rms",
-    norm_eps: float = 1e-5,
-    norm_place: Literal["pre", "post", "inner"] = "pre",
-    positions: Positions = "rotary",
-    rope_theta: float = 10_000.0,
-    qk_norm: bool = False,
-    window: int | None = None,
-    windows: Sequence[int | None] | None = None,
-    tied: bool = True,
-    dropout: float = 0.0,
-) -> ModelSpec:
-    """A decoder of equal blocks, from the few numbers people name it by.
-
-    d_head defaults to d_model / n_heads, d_ff to 4 d_model (8/3 d_model rounded up to 16 when gated); bias sets all biases;
-    windows gives each layer its own.
-    """
-    if n_heads < 1 or (d_head is None and d_model % n_heads):
-        raise ConfigError(f"`d_model` ({d_model}) must be a multiple of `n_heads` ({n_heads}) unless `d_head` is given.")
-    if windows is not None and (window is not None or len(windows) != n_layers):
-        raise ConfigError(f"`windows` ({list(windows)}) needs one entry for each of `n_layers` ({n_layers}) and no `window` beside it.")
-    if positions not in get_args(Positions):
-        raise unknown_name("kind of positions", positions, get_args(Positions))
-    width = d_model // n_heads if d_head is None else d_head
-    norm_spec = NormSpec(kind=norm, norm_eps=norm_eps)
-    in_attention: dict[str, RotaryPositions | AlibiPositions] = {
-        "rotary": RotaryPositions(theta=rope_theta, max_seq_len=max_seq_len),
-        "alibi": AlibiPositions(max_seq_len=max_seq_len),
-    }
-    in_table: dict[str, LearnedPositions | SinusoidalPositions] = {
-        "learned": LearnedPositions(max_seq_len=max_seq_len),
-        "sinusoidal": SinusoidalPositions(max_seq_len=max_seq_len),
-    }
-
-    def block(layer: int) -> BlockSpec:
-        attn = AttentionSpec(
-            n_heads=n_heads,
-            n_kv_heads=n_heads if n_kv_heads is None else n_kv_heads,
-            d_head=width,
-            qkv_bias=bias,
-            o_bias=bias,
-            position=in_attention.get(positions),
-            window=windows[layer] if windows is not None else window,
-            qk_norm=norm_spec if qk_norm else None,
-            dropout=dropout,
-        )
-        usual = -(-8 * d_model // 48) * 16 if gated else 4 * d_model
-        mlp = MlpSpec(d_ff=usual if d_ff is None else d_ff, activation=activation, gated=gated, bias=bias)
-        return BlockSpec(attn=attn, mlp=mlp, norm=norm_spec, norm_place=norm_place, dropout=dropout)
-
-    stack = Stack(
-        blocks=tuple(block(layer) for layer in range(n_layers)),
-        causal=True,
-        position=in_table.get(positions),
-        dropout=dropout,
-        final_norm=None if norm_place == "post" else norm_spec,
-    )
-    return ModelSpec(embed=EmbedSpec(vocab_size=vocab_size, d_model=d_model), decoder=stack, head=LmHead(tied=tied))
-
-
-def recurrent_spec(
-    *,
-    vocab_size: int,
-    d_model: int,
-    d_hidden: int,
-    n_layers: int = 1,
-    cell: Literal["lstm", "gru"] = "lstm",
-    tied: bool = False,
-    dropout: float = 0.0,
-) -> ModelSpec:
-    """An LSTM or GRU language model."""
-    stack = RecurrentStack(cell=RecurrentSpec(kind=cell, n_layers=n_layers, d_hidden=d_hidden, dropout=dropout), dropout=dropout)
-    return ModelSpec(embed=EmbedSpec(vocab_size=vocab_size, d_model=d_model), decoder=stack, head=LmHead(tied=tied, bias=not tied))
+    def n_between(self) -> int:
+        """Of a recurrent decoder's attention and of what makes its first state of the encoder's last."""
+        if not (isinstance(self.decoder, RecurrentStack) and isinstance(self.encoder, RecurrentStack)):
+            return 0
+        cell, cross, d_source = self.decoder.cell, self.decoder.cross, self.encoder.d_out
+        assert cross is not None
+        attention = cross.n_parameters(cell.d_hidden, d_keys=d_source)
+        return attention + cell.d_hidden**2 + cell.n_states * cell.n_layers * (d_source + 1) * cell.d_hidden
 
 
 def _product_weights(block: BlockSpec, d_model: int) -> int:
-    attn = block.attn
-    queries, keys = attn.n_heads * attn.d_head, attn.n_kv_heads * attn.d_head
-    return d_model * (2 * queries + 2 * keys) + (3 if block.mlp.gated else 2) * d_model * block.mlp.d_ff
+    attentions = [attn for attn in (block.attn, block.cross) if attn is not None]
+    projections = sum(2 * d_model * attn.d_head * (attn.n_heads + attn.n_kv_heads) for attn in attentions)
+    return projections + block.mlp.product_weights(d_model)

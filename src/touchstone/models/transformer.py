@@ -1,155 +1,49 @@
-"""The decoder: a stack of attention blocks over embeddings, run whole or step by step with a cache."""
+"""The transformers: decoder, encoder, and encoder-decoder, each a stack or two of attention blocks over one token table.
 
-from collections.abc import Collection
-from typing import Literal, TypeGuard
+A decoding step of an encoder-decoder looks like that of a decoder: the source is read once, and its keys and values stay in the cache.
+Source: Vaswani et al. 2017.
+"""
+
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from touchstone.errors import ShapeError, Unsupported
-from touchstone.models.net import Body, LanguageNet, check_rows, layers_wanted
+from touchstone.models.net import Body, Inputs, LanguageNet
 from touchstone.models.spec import ModelSpec, Stack
-from touchstone.nn.attention import Shared
-from touchstone.nn.block import Block, build_block
-from touchstone.nn.cache import AttentionState, DecodingState, GrowingLayer, GrowingState, Placement, StaticLayer, StaticState
-from touchstone.nn.dropout import Dropout, Noise
-from touchstone.nn.mask import AttentionMask, attention_mask, token_order, token_positions
-from touchstone.nn.norm import build_norm
-from touchstone.nn.position import AlibiPositions, RotaryAngles, RotaryPositions, alibi_slopes, angles_key, build_table
+from touchstone.models.stack import AttentionStack
+from touchstone.nn.attention import KernelName
+from touchstone.nn.block import Block
+from touchstone.nn.cache import AttentionState, GrowingLayer, GrowingState, Source, StaticLayer, StaticState
 
-__all__ = ["AttentionStack", "Decoder", "KernelName"]
-
-KernelName = Literal["reference", "sdpa"]
-
-
-class AttentionStack(nn.Module):
-    """Positions, input norm, blocks and final norm of one side of a model."""
-
-    def __init__(self, spec: Stack, d_model: int, kernel: KernelName) -> None:
-        super().__init__()
-        self.spec = spec
-        self.positions = build_table(spec.position, d_model) if spec.position else None
-        self.input_norm = build_norm(spec.input_norm, d_model) if spec.input_norm else nn.Identity()
-        self.dropout = Dropout(spec.dropout)
-        self.layers = nn.ModuleList(build_block(block, d_model, kernel) for block in spec.blocks)
-        self.final_norm = build_norm(spec.final_norm, d_model) if spec.final_norm else nn.Identity()
-        attentions = [block.attn for block in spec.blocks]
-        self.windows = tuple(dict.fromkeys(attn.window for attn in attentions))
-        turning = {angles_key(a.position, a.d_head): RotaryAngles(a.position, a.d_head) for a in attentions if _turns(a.position)}
-        self.angles_keys, self.rotaries = tuple(turning), nn.ModuleList(turning.values())
-        self.bias_keys = tuple(dict.fromkeys((a.n_heads, a.window) for a in attentions if isinstance(a.position, AlibiPositions)))
-
-    def forward(
-        self,
-        x: Float[Tensor, "B T D"],
-        *,
-        positions: Int[Tensor, "B T"] | None,
-        mask: Bool[Tensor, "B T"] | None,
-        segments: Int[Tensor, "B T"] | None,
-        state: AttentionState | None,
-        noise: Noise | None,
-        want: Collection[str],
-    ) -> Body:
-        """Hidden states after the final norm."""
-        order = self._order(x, mask, state)
-        place = state.begin(order) if state is not None else None
-        below = x.shape[1] if positions is None and state is None else None
-        if positions is None:
-            positions = token_positions(order, segments)
-        elif self.bias_keys or not (self.angles_keys or self.positions):
-            raise Unsupported("This model counts distances along the tokens, or nothing: it takes no `positions`.")
-        if self.positions is not None:
-            x = x + self.positions(positions, below)
-        x = self.dropout(self.input_norm(x), noise)
-        shared = self._shared(x, positions, order, mask, segments, place, noise)
-        body = self._run(x, shared, state, want)
-        if state is not None:
-            assert place is not None
-            state.commit(order, place)
-        return body
-
-    def _run(self, x: Tensor, shared: Shared, state: AttentionState | None, want: Collection[str]) -> Body:
-        look, keep = layers_wanted(want, "attentions", len(self.layers)), layers_wanted(want, "hiddens", len(self.layers) + 1)
-        attentions: dict[int, Tensor] = {}
-        hiddens: dict[int, Tensor] = {0: x} if 0 in keep else {}
-        for layer, block in enumerate(self.layers):
-            x, weights = block(x, shared, state.layers[layer] if state is not None else None, weights=layer in look)
-            if weights is not None and layer in look:
-                attentions[layer] = weights
-            if layer + 1 in keep:
-                hiddens[layer + 1] = x
-        return Body(self.final_norm(x), attentions, hiddens)
-
-    def _order(self, x: Tensor, mask: Tensor | None, state: AttentionState | None) -> Int[Tensor, "b T"]:
-        """Of one row (b = 1) where all rows have the same, so that what is made of it is made once."""
-        if mask is not None:
-            return token_order(mask, state.lengths if state is not None else None)
-        order = torch.arange(x.shape[1], device=x.device)[None]
-        return order + state.lengths[:, None] if state is not None else order
-
-    def _shared(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        order: Tensor,
-        mask: Tensor | None,
-        segments: Tensor | None,
-        place: Placement | None,
-        noise: Noise | None,
-    ) -> Shared:
-        key_order = place.key_order if place is not None else order
-        n_keys = key_order.shape[1]
-        plain = mask is None and segments is None and place is None
-
-        def mask_of(window: int | None) -> AttentionMask:
-            if plain and (window is None or window >= n_keys):
-                return AttentionMask(None, is_causal=self.spec.causal)
-            return attention_mask(order, key_order, causal=self.spec.causal, window=window, query_segments=segments, key_segments=segments)
-
-        def bias_of(n_heads: int, window: int | None) -> Float[Tensor, "b H T S"]:
-            distance = (order[:, :, None] - key_order[:, None, :]).abs().float()
-            bias = -alibi_slopes(n_heads).to(x.device)[None, :, None, None] * distance[:, None]
-            allowed = masks[window].dense(x.shape[1], n_keys, x.device)
-            return bias.masked_fill(~allowed, -torch.inf).to(x.dtype)
-
-        masks = {window: mask_of(window) for window in self.windows}
-        return Shared(
-            masks=masks,
-            angles={key: rotary(positions, x.dtype) for key, rotary in zip(self.angles_keys, self.rotaries, strict=True)},
-            biases={key: bias_of(*key) for key in self.bias_keys},
-            place=place,
-            noise=noise,
-        )
+__all__ = ["AttentionStack", "Decoder", "Encoder", "EncoderDecoder", "KernelName"]
 
 
 class Decoder(LanguageNet):
-    """A decoder-only language model."""
+    """Looks back only: tokens are predicted from those before them."""
 
     def __init__(self, spec: ModelSpec, kernel: KernelName = "sdpa") -> None:
         super().__init__(spec)
         assert isinstance(spec.decoder, Stack)
         self.decoder = AttentionStack(spec.decoder, spec.d_model, kernel)
 
-    def body(
-        self,
-        token_ids: Int[Tensor, "B T"] | None,
-        *,
-        positions: Int[Tensor, "B T"] | None = None,
-        mask: Bool[Tensor, "B T"] | None = None,
-        segments: Int[Tensor, "B T"] | None = None,
-        embeddings: Float[Tensor, "B T D"] | None = None,
-        cache: DecodingState | None = None,
-        noise: Noise | None = None,
-        want: Collection[str] = (),
-    ) -> Body:
-        if cache is not None and not isinstance(cache, AttentionState):
-            raise ShapeError(f"This model needs a cache from its own `new_cache`, not a {type(cache).__name__}.")
-        if cache is not None and segments is not None:
-            raise Unsupported("`segments` with a cache: packed documents are a training layout; give each document its own row.")
-        x = self.embedded(token_ids, embeddings)
-        check_rows(x, positions, mask, segments, cache)
-        return self.decoder(x, positions=positions, mask=mask, segments=segments, state=cache, noise=noise, want=want)
+    def run(self, inputs: Inputs) -> Body:
+        _no_source(inputs)
+        return self._decode(inputs, None)
+
+    def _decode(self, inputs: Inputs, source: Source | None) -> Body:
+        return self.decoder(
+            self.embedded(inputs),
+            positions=inputs.positions,
+            mask=inputs.mask,
+            segments=inputs.segments,
+            state=_attention_state(inputs),
+            noise=inputs.noise,
+            want=[name for name in inputs.want if not name.startswith(_ENCODER)],
+            source=source,
+        )
 
     def new_cache(
         self, batch_size: int, *, kind: Literal["growing", "static"] = "growing", max_seq_len: int | None = None
@@ -171,5 +65,97 @@ class Decoder(LanguageNet):
         return self.embed.weight.new_zeros(shape), self.embed.weight.new_zeros(shape)
 
 
-def _turns(position: RotaryPositions | AlibiPositions | None) -> TypeGuard[RotaryPositions]:
-    return isinstance(position, RotaryPositions)
+class Encoder(LanguageNet):
+    """Looks both ways: every token is read in the light of all others."""
+
+    def __init__(self, spec: ModelSpec, kernel: KernelName = "sdpa") -> None:
+        super().__init__(spec)
+        assert isinstance(spec.encoder, Stack)
+        self.encoder = AttentionStack(spec.encoder, spec.d_model, kernel)
+
+    def run(self, inputs: Inputs) -> Body:
+        _no_source(inputs)
+        if inputs.cache is not None:
+            raise Unsupported("An encoder reads a text whole: leave `cache` out.")
+        return _encode(self.encoder, self.embedded(inputs), inputs, list(inputs.want))
+
+
+class EncoderDecoder(Decoder):
+    """Predicts the target's tokens from those before them and from a source, which it reads once."""
+
+    def __init__(self, spec: ModelSpec, kernel: KernelName = "sdpa") -> None:
+        super().__init__(spec, kernel)
+        assert isinstance(spec.encoder, Stack)
+        self.encoder = AttentionStack(spec.encoder, spec.d_model, kernel)
+
+    def run(self, inputs: Inputs) -> Body:
+        state = _attention_state(inputs)
+        if state is not None and state.source is not None:
+            _no_source(inputs, "This cache holds its source already: give `source_ids` and `memory` the first time only.")
+            return self._decode(inputs, state.source)
+        encoded = self.encode(inputs)
+        memory = encoded.hidden if encoded is not None else inputs.memory
+        assert memory is not None
+        source = self.decoder.source(memory, inputs.source_mask)
+        if state is not None:
+            state.source = source
+        body = self._decode(inputs, source)
+        return Body(body.hidden, body.attentions, body.hiddens, body.cross_attentions, _added(body.aux, encoded), encoded)
+
+    def read_source(self, source_ids: Int[Tensor, "B S"], source_mask: Bool[Tensor, "B S"] | None) -> Body:
+        """The encoder's side alone."""
+        encoded = self.encode(Inputs(None, source_ids=source_ids, source_mask=source_mask))
+        assert encoded is not None
+        return encoded
+
+    def encode(self, inputs: Inputs) -> Body | None:
+        """What the encoder makes of the source; None where its `memory` is given. Raises ShapeError for neither or both."""
+        if (inputs.source_ids is None) == (inputs.memory is None):
+            raise ShapeError("An encoder-decoder needs a source: give `source_ids`, or `memory` in their place.")
+        given = inputs.source_ids if inputs.source_ids is not None else inputs.memory
+        assert given is not None
+        if inputs.source_mask is not None and inputs.source_mask.shape != given.shape[:2]:
+            raise ShapeError(
+                f"`source_mask` is {tuple(inputs.source_mask.shape)}, and the source has {tuple(given.shape[:2])} rows, tokens."
+            )
+        if inputs.source_ids is None:
+            return None
+        of_source = Inputs(inputs.source_ids, mask=inputs.source_mask, noise=inputs.noise)
+        wanted = [name.removeprefix(_ENCODER) for name in inputs.want if name.startswith(_ENCODER)]
+        return _encode(self.encoder, self.embedded(of_source), of_source, wanted)
+
+
+_ENCODER = "encoder."  # before the names in `want` that mean the encoder's
+
+
+def _encode(stack: AttentionStack, x: Float[Tensor, "B T D"], inputs: Inputs, want: list[str]) -> Body:
+    body: Body = stack(
+        x,
+        positions=inputs.positions,
+        mask=inputs.mask,
+        segments=inputs.segments,
+        state=None,
+        noise=inputs.noise,
+        want=want,
+    )
+    return body
+
+
+def _attention_state(inputs: Inputs) -> AttentionState | None:
+    cache = inputs.cache
+    if cache is not None and not isinstance(cache, AttentionState):
+        raise ShapeError(f"This model needs a cache from its own `new_cache`, not a {type(cache).__name__}.")
+    if cache is not None and inputs.segments is not None:
+        raise Unsupported("`segments` with a cache: packed documents are a training layout; give each document its own row.")
+    return cache
+
+
+def _no_source(inputs: Inputs, why: str = "This model has one side: leave `source_ids`, `source_mask` and `memory` out.") -> None:
+    if inputs.source_ids is not None or inputs.memory is not None or inputs.source_mask is not None:
+        raise ShapeError(why)
+
+
+def _added(aux: dict[str, Tensor], encoded: Body | None) -> dict[str, Tensor]:
+    """The losses of both sides, added by name."""
+    other = encoded.aux if encoded is not None else {}
+    return {**other, **{name: loss + other[name] if name in other else loss for name, loss in aux.items()}}

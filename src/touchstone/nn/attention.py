@@ -6,7 +6,6 @@ Sources: Vaswani et al. 2017 §3.2; Bahdanau et al. 2015 §A.1.2; Ainslie et al.
 """
 
 import math
-from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,14 +15,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from touchstone.config import Config, unknown_name
-from touchstone.nn.cache import LayerCache, Placement
+from touchstone.nn.cache import LayerCache
 from touchstone.nn.dropout import Dropout, Noise
 from touchstone.nn.linear import build_linear
 from touchstone.nn.mask import AttentionMask
 from touchstone.nn.norm import NormSpec, build_norm
-from touchstone.nn.position import AlibiPositions, RotaryPositions, angles_key, rotate
+from touchstone.nn.position import AlibiPositions, RelativePositions, RotaryPositions, angles_key, rotate
+from touchstone.nn.shared import Shared
 
-__all__ = ["Attended", "Attention", "AttentionSpec", "Kernel", "Shared", "additive", "build_kernel", "reference", "sdpa"]
+__all__ = [
+    "Attended",
+    "Attention",
+    "AttentionSpec",
+    "CrossAttention",
+    "Kernel",
+    "KernelName",
+    "additive",
+    "bias_key",
+    "build_kernel",
+    "reference",
+    "sdpa",
+    "whole_source",
+]
+
+KernelName = Literal["reference", "sdpa"]
 
 
 class AttentionSpec(Config):
@@ -34,7 +49,7 @@ class AttentionSpec(Config):
     d_head: int = Field(gt=0)
     qkv_bias: bool = False
     o_bias: bool = False
-    position: Annotated[RotaryPositions | AlibiPositions, Field(discriminator="kind")] | None = None
+    position: Annotated[RotaryPositions | AlibiPositions | RelativePositions, Field(discriminator="kind")] | None = None
     window: int | None = Field(None, gt=0)  # tokens a query sees, itself included; None = all
     qk_norm: NormSpec | None = None  # over each head's features, before the rotation
     score: Literal["scaled_dot", "additive"] = "scaled_dot"
@@ -50,27 +65,24 @@ class AttentionSpec(Config):
             d_rotary = self.position.d_rotary or self.d_head
             if d_rotary % 2 or d_rotary > self.d_head:
                 raise ValueError(f"`d_rotary` ({d_rotary}) must be even and at most `d_head` ({self.d_head}).")
-        if self.score == "additive" and (self.scale is not None or isinstance(self.position, AlibiPositions)):
-            raise ValueError("the additive score takes no `scale` and no ALiBi positions; remove them or use `scaled_dot`.")
+        if self.score == "additive" and (self.scale is not None or isinstance(self.position, AlibiPositions | RelativePositions)):
+            raise ValueError("the additive score takes no `scale` and no distances; remove them or use `scaled_dot`.")
         return self
 
-    def n_parameters(self, d_model: int) -> int:
+    def n_parameters(self, d_model: int, *, d_keys: int | None = None) -> int:
+        """d_keys: width of what keys and values are made of, where it is another."""
         queries, keys = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        weights = d_model * (queries + 2 * keys) + queries * d_model
+        weights = 2 * d_model * queries + 2 * (d_model if d_keys is None else d_keys) * keys
         biases = (queries + 2 * keys if self.qkv_bias else 0) + (d_model if self.o_bias else 0)
         norms = 2 * self.qk_norm.n_parameters(self.d_head) if self.qk_norm else 0
         return weights + biases + norms + (queries if self.score == "additive" else 0)
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What all layers of one forward pass share, made once by the stack."""
-
-    masks: dict[int | None, AttentionMask]  # by window
-    angles: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # cos and sin, by `angles_key`
-    biases: dict[tuple[int, int | None], Float[Tensor, "b H T S"]] = field(default_factory=dict)  # ALiBi, by number of heads and window
-    place: Placement | None = None
-    noise: Noise | None = None
+def whole_source(cross: AttentionSpec | None) -> AttentionSpec | None:
+    """The spec of attention to a source, checked: it sees all of it, wherever its own tokens stand."""
+    if cross is not None and (cross.position is not None or cross.window is not None):
+        raise ValueError("attention to a source has no `position` and no `window`; leave both out.")
+    return cross
 
 
 class Attended(NamedTuple):
@@ -116,8 +128,21 @@ def sdpa(
     if shares and q.device.type != "cpu":  # elsewhere the fused kernels take shared heads in some cases only
         k, v, shares = _repeat(k, q), _repeat(v, q), False
     look, is_causal = (mask.allowed, mask.is_causal) if bias is None else (bias, False)
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
+        return Attended(_in_fp32(q, k, v, look, p, is_causal, scale, shares), None)
     values = F.scaled_dot_product_attention(q, k, v, attn_mask=look, dropout_p=p, is_causal=is_causal, scale=scale, enable_gqa=shares)
     return Attended(values, None)
+
+
+def _in_fp32(q: Tensor, k: Tensor, v: Tensor, look: Tensor | None, p: float, is_causal: bool, scale: float, shares: bool) -> Tensor:
+    """For training in bfloat16 on a CPU: the backward pass of torch's fused kernel takes ten times as long there as in fp32."""
+    if look is not None and look.is_floating_point():
+        look = look.float()
+    with torch.autocast("cpu", enabled=False):
+        mixed = F.scaled_dot_product_attention(
+            q.float(), k.float(), v.float(), attn_mask=look, dropout_p=p, is_causal=is_causal, scale=scale, enable_gqa=shares
+        )
+    return mixed.to(q.dtype)
 
 
 def additive(score_vector: Float[Tensor, "H K"]) -> Kernel:
@@ -146,14 +171,15 @@ def build_kernel(name: str) -> Kernel:
 class Attention(nn.Module):
     """Self-attention of one block."""
 
-    def __init__(self, spec: AttentionSpec, d_model: int, kernel: Literal["reference", "sdpa"] = "sdpa") -> None:
+    def __init__(self, spec: AttentionSpec, d_model: int, kernel: KernelName = "sdpa", *, d_keys: int | None = None) -> None:
+        """d_keys: width of what keys and values are made of; None = d_model."""
         super().__init__()
         queries, keys = spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head
         self.spec = spec
         self.scale = spec.scale if spec.scale is not None else 1 / math.sqrt(spec.d_head)
         self.q_proj = build_linear(d_model, queries, bias=spec.qkv_bias)
-        self.k_proj = build_linear(d_model, keys, bias=spec.qkv_bias)
-        self.v_proj = build_linear(d_model, keys, bias=spec.qkv_bias)
+        self.k_proj = build_linear(d_keys or d_model, keys, bias=spec.qkv_bias)
+        self.v_proj = build_linear(d_keys or d_model, keys, bias=spec.qkv_bias)
         self.o_proj = build_linear(queries, d_model, bias=spec.o_bias)
         self.q_norm = build_norm(spec.qk_norm, spec.d_head) if spec.qk_norm else nn.Identity()
         self.k_norm = build_norm(spec.qk_norm, spec.d_head) if spec.qk_norm else nn.Identity()
@@ -161,7 +187,7 @@ class Attention(nn.Module):
         self.dropout = Dropout(spec.dropout)
         self.kernel = build_kernel(kernel)
         self.angles_key = angles_key(spec.position, spec.d_head) if isinstance(spec.position, RotaryPositions) else None
-        self.bias_key = (spec.n_heads, spec.window) if isinstance(spec.position, AlibiPositions) else None
+        self.bias_key = bias_key(spec)
 
     def forward(
         self, x: Float[Tensor, "B T D"], shared: Shared, cache: LayerCache | None = None, *, weights: bool = False
@@ -186,6 +212,30 @@ class Attention(nn.Module):
 
     def _heads(self, x: Float[Tensor, "B T HK"]) -> Float[Tensor, "B h T K"]:
         return x.view(*x.shape[:2], -1, self.spec.d_head).transpose(1, 2)
+
+
+class CrossAttention(Attention):
+    """Attention of one side's tokens to the other's: queries from here, keys and values from the source, made once."""
+
+    def keys_values(self, memory: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        """What the source offers this layer; the same at every step of decoding."""
+        return self.k_norm(self._heads(self.k_proj(memory))), self._heads(self.v_proj(memory))
+
+    def look(
+        self, x: Float[Tensor, "B T D"], source: tuple[Tensor, Tensor], shared: Shared, *, weights: bool = False
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B H T S"] | None]:
+        """The mixed values of the source, and the attention weights if asked for."""
+        assert shared.source_mask is not None
+        q = self.q_norm(self._heads(self.q_proj(x)))
+        attended = self._kernel(weights)(q, *source, shared.source_mask, None, self.scale, self.dropout, shared.noise)
+        return self.o_proj(attended.values.transpose(1, 2).flatten(2)), attended.weights
+
+
+def bias_key(spec: AttentionSpec) -> str | None:
+    """The name under which layers share what is added to their scores; None where nothing is."""
+    if isinstance(spec.position, AlibiPositions | RelativePositions):
+        return f"{spec.n_heads} {spec.window} {spec.position.model_dump_json()}"
+    return None
 
 
 def _repeat(kv: Float[Tensor, "B G S K"], q: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H S K"]:

@@ -5,6 +5,7 @@ and which slots may be seen, then each layer appends, then `commit` makes the ne
 Growing: slots are the tokens as they came, padding included, the tensor grows by concatenation; simple, and the reference.
 Static: slots are allocated once; a row's tokens are stored without gaps, so rows may have any lengths; nothing is allocated a step.
 Recurrent: one state a row; it cannot be trimmed.
+A decoder that looks at a source keeps that beside its own tokens: keys and values made once, a `Source`.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from touchstone.errors import ShapeError, Unsupported
 from touchstone.nn.mask import NO_ORDER
 
-__all__ = ["AttentionState", "DecodingState", "GrowingState", "LayerCache", "Placement", "RecurrentState", "StaticState"]
+__all__ = ["AttentionState", "DecodingState", "GrowingState", "LayerCache", "Placement", "RecurrentState", "Source", "StaticState"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,23 @@ class Placement:
 
     key_order: Int[Tensor, "B S"]
     slots: Int[Tensor, "B T"] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What cross-attention looks at: each layer's keys and values of the source, and which of its tokens count (None = all)."""
+
+    layers: tuple[tuple[Float[Tensor, "B _ S _"], Float[Tensor, "B _ S _"]], ...]  # heads and their width may differ by layer
+    mask: Bool[Tensor, "B S"] | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for pair in self.layers for t in pair)
+
+    def keep(self, rows: Int[Tensor, " R"]) -> "Source":
+        """These rows only, in this order."""
+        layers = tuple((k[rows], v[rows]) for k, v in self.layers)
+        return Source(layers, self.mask[rows] if self.mask is not None else None)
 
 
 @runtime_checkable
@@ -45,6 +63,7 @@ class DecodingState(Protocol):
     """What a decoder needs to go on from where it stopped, for every row of a batch."""
 
     lengths: Int[Tensor, " B"]
+    source: Source | None  # of an encoder-decoder, once it has read one
 
     @property
     def can_trim(self) -> bool:
@@ -81,12 +100,14 @@ class AttentionState:
     def __init__(self, layers: Sequence["_Layer"], lengths: Int[Tensor, " B"]) -> None:
         self.layers = list(layers)
         self.lengths = lengths
+        self.source: Source | None = None
 
     can_trim = True
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for layer in self.layers for t in (layer.k, layer.v))
+        own = sum(t.numel() * t.element_size() for layer in self.layers for t in (layer.k, layer.v))
+        return own + (self.source.nbytes if self.source is not None else 0)
 
     def begin(self, order: Int[Tensor, "B T"]) -> Placement:
         """Decide where the new tokens go and what they may see; nothing changes yet."""
@@ -109,6 +130,7 @@ class AttentionState:
         for layer in self.layers:
             layer.k, layer.v = layer.k[rows], layer.v[rows]
         self.lengths = self.lengths[rows]
+        self.source = self.source.keep(rows) if self.source is not None else None
 
     def reorder(self, rows: Int[Tensor, " B"]) -> None:
         if rows.shape != self.lengths.shape:
@@ -150,12 +172,12 @@ class GrowingState(AttentionState):
 
     def snapshot(self) -> "GrowingState":
         copy = type(self)([GrowingLayer(layer.k, layer.v) for layer in self.layers], self.lengths.clone())
-        copy.key_order = self.key_order
+        copy.key_order, copy.source = self.key_order, self.source
         return copy
 
     def restore(self, snapshot: "GrowingState") -> None:
         self.layers = [GrowingLayer(layer.k, layer.v) for layer in snapshot.layers]
-        self.lengths, self.key_order = snapshot.lengths.clone(), snapshot.key_order
+        self.lengths, self.key_order, self.source = snapshot.lengths.clone(), snapshot.key_order, snapshot.source
 
 
 class StaticState(AttentionState):
@@ -179,11 +201,13 @@ class StaticState(AttentionState):
         self.lengths = lengths.clone()
 
     def snapshot(self) -> "StaticState":
-        return type(self)([StaticLayer(layer.k.clone(), layer.v.clone()) for layer in self.layers], self.lengths.clone())
+        copy = type(self)([StaticLayer(layer.k.clone(), layer.v.clone()) for layer in self.layers], self.lengths.clone())
+        copy.source = self.source
+        return copy
 
     def restore(self, snapshot: "StaticState") -> None:
         self.layers = [StaticLayer(layer.k.clone(), layer.v.clone()) for layer in snapshot.layers]
-        self.lengths = snapshot.lengths.clone()
+        self.lengths, self.source = snapshot.lengths.clone(), snapshot.source
 
 
 @dataclass
@@ -220,14 +244,17 @@ class RecurrentState:
     def __init__(self, tensors: Sequence[Float[Tensor, "N B D"]], lengths: Int[Tensor, " B"]) -> None:
         self.tensors = list(tensors)
         self.lengths = lengths
+        self.source: Source | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self.tensors)
+        own = sum(t.numel() * t.element_size() for t in self.tensors)
+        return own + (self.source.nbytes if self.source is not None else 0)
 
     def keep(self, rows: Int[Tensor, " R"]) -> None:
         self.tensors = [t[:, rows] for t in self.tensors]
         self.lengths = self.lengths[rows]
+        self.source = self.source.keep(rows) if self.source is not None else None
 
     def reorder(self, rows: Int[Tensor, " B"]) -> None:
         if rows.shape != self.lengths.shape:
@@ -238,7 +265,10 @@ class RecurrentState:
         raise Unsupported("A recurrent state cannot forget its last tokens; take a `snapshot` before them instead.")
 
     def snapshot(self) -> "RecurrentState":
-        return type(self)([t.clone() for t in self.tensors], self.lengths.clone())
+        copy = type(self)([t.clone() for t in self.tensors], self.lengths.clone())
+        copy.source = self.source
+        return copy
 
     def restore(self, snapshot: "RecurrentState") -> None:
         self.tensors, self.lengths = [t.clone() for t in snapshot.tensors], snapshot.lengths.clone()
+        self.source = snapshot.source

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 __all__ = ["Dropout", "Noise", "number_dropouts"]
 
 _LOW32 = 0xFFFFFFFF
+_TOKEN = 0x5851F42D4C957F2D  # Knuth's MMIX multiplier: spreads token numbers over the bits of a key
 _STRIDES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)  # odd constants of xxHash32, one an axis
 
 
@@ -23,6 +24,14 @@ class Noise:
     """Where the random numbers of one forward pass come from: one key a row, drawn from (seed, epoch, step, example)."""
 
     keys: Int[Tensor, " B"]
+
+    def at(self, places: Int[Tensor, " N"], n_tokens: int) -> "Noise":
+        """One key for each of these tokens, numbered through the rows of n_tokens each."""
+        return Noise(self.keys[places // n_tokens] + (places % n_tokens + 1) * _TOKEN)
+
+    def uniform(self, shape: torch.Size, *, site: int) -> Float[Tensor, "B ..."]:
+        """Numbers from [0, 1), for a tensor of this shape (first axis = rows); a site has its own."""
+        return _mixed(self.keys, shape, site).double() / 2**32
 
 
 class Dropout(nn.Module):
@@ -42,12 +51,7 @@ class Dropout(nn.Module):
 
     def kept(self, shape: torch.Size, noise: Noise) -> Bool[Tensor, "B ..."]:
         """Which values survive, for a tensor of this shape (first axis = rows of the batch)."""
-        key = _mix(_mix(noise.keys) ^ (noise.keys >> 32) ^ (self.site * 0x27D4EB2F))  # all 64 bits of a key count
-        mixed = key.view(-1, *[1] * (len(shape) - 1))
-        for axis, size in enumerate(shape[1:], start=1):
-            place = torch.arange(size, device=noise.keys.device) * _STRIDES[axis - 1]
-            mixed = mixed + place.view(-1, *[1] * (len(shape) - 1 - axis))
-        return _mix(mixed) >= int(self.p * 2**32)
+        return _mixed(noise.keys, shape, self.site) >= int(self.p * 2**32)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -57,6 +61,16 @@ def number_dropouts(net: nn.Module) -> None:
     """Give every dropout of a network its own site number, in module order."""
     for site, module in enumerate(m for m in net.modules() if isinstance(m, Dropout)):
         module.site = site
+
+
+def _mixed(keys: Int[Tensor, " B"], shape: torch.Size, site: int) -> Int[Tensor, "B ..."]:
+    """32 random bits for every place of a tensor."""
+    key = _mix(_mix(keys) ^ (keys >> 32) ^ (site * 0x27D4EB2F))  # all 64 bits of a key count
+    mixed = key.view(-1, *[1] * (len(shape) - 1))
+    for axis, size in enumerate(shape[1:], start=1):
+        place = torch.arange(size, device=keys.device) * _STRIDES[axis - 1]
+        mixed = mixed + place.view(-1, *[1] * (len(shape) - 1 - axis))
+    return _mix(mixed)
 
 
 def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:

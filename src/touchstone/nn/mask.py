@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-__all__ = ["NO_ORDER", "AttentionMask", "attention_mask", "token_order", "token_positions"]
+__all__ = ["NO_ORDER", "AttentionMask", "attention_mask", "source_mask", "token_order", "token_positions"]
 
 NO_ORDER = -1  # the order of a slot that does not count
 
@@ -19,11 +19,11 @@ NO_ORDER = -1  # the order of a slot that does not count
 class AttentionMask:
     """A mask value. `allowed` None means a whole pattern that needs no tensor: causal over a square, or everything."""
 
-    allowed: Bool[Tensor, "B 1 T S"] | None
+    allowed: Bool[Tensor, "B 1 T S"] | None  # T is 1 where all queries see the same
     is_causal: bool = False
 
-    def dense(self, n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "B 1 T S"]:
-        """The same mask with every entry written out; B is 1 where all rows agree."""
+    def dense(self, n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "B 1 _ S"]:
+        """The same mask as a tensor; B is 1 where all rows agree, and an entry for each query may stand for all."""
         if self.allowed is not None:
             return self.allowed
         everything = torch.ones(1, 1, n_queries, n_keys, dtype=torch.bool, device=device)
@@ -57,6 +57,11 @@ def attention_mask(
     first_slot = torch.arange(key_order.shape[1], device=key_order.device) == 0
     allowed = torch.where(query == NO_ORDER, first_slot, allowed)
     return AttentionMask(allowed[:, None])
+
+
+def source_mask(counts: Bool[Tensor, "B S"] | None) -> AttentionMask:
+    """Every query sees every token of the source that counts; None = all count."""
+    return AttentionMask(None if counts is None else counts[:, None, None])
 
 
 def token_order(mask: Bool[Tensor, "B T"], before: Int[Tensor, " B"] | None = None) -> Int[Tensor, "B T"]:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from touchstone.config import Config
-from touchstone.nn.dropout import Dropout, Noise
+from touchstone.nn.dropout import Dropout
 from touchstone.nn.linear import build_linear
+from touchstone.nn.shared import Shared
 
 __all__ = ["ACTIVATIONS", "ActivationName", "GatedMlp", "Mlp", "MlpSpec", "build_mlp"]
 
@@ -45,11 +46,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MlpSpec(Config):
     """down(act(up x)), or down(act(gate x) * up x) when gated."""
 
+    kind: Literal["mlp"] = "mlp"
     d_ff: int = Field(gt=0)
     activation: ActivationName = "gelu"
     gated: bool = False
     bias: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)  # on the inner features
+
+    def product_weights(self, d_model: int) -> int:
+        """Weights that every token is multiplied by."""
+        return (3 if self.gated else 2) * d_model * self.d_ff
 
     def n_parameters(self, d_model: int) -> int:
         n_up = 2 if self.gated else 1
@@ -66,8 +72,8 @@ class Mlp(nn.Module):
         self.activation = ACTIVATIONS[spec.activation]
         self.dropout = Dropout(spec.dropout)
 
-    def forward(self, x: Float[Tensor, "B T D"], noise: Noise | None = None) -> Float[Tensor, "B T D"]:
-        return self.down_proj(self.dropout(self.activation(self.up_proj(x)), noise))
+    def forward(self, x: Float[Tensor, "... D"], shared: Shared | None = None) -> Float[Tensor, "... D"]:
+        return self.down_proj(self.dropout(self.activation(self.up_proj(x)), shared.noise if shared else None))
 
 
 class GatedMlp(Mlp):
@@ -77,8 +83,9 @@ class GatedMlp(Mlp):
         super().__init__(spec, d_model)
         self.gate_proj = build_linear(d_model, spec.d_ff, bias=spec.bias)
 
-    def forward(self, x: Float[Tensor, "B T D"], noise: Noise | None = None) -> Float[Tensor, "B T D"]:
-        return self.down_proj(self.dropout(self.activation(self.gate_proj(x)) * self.up_proj(x), noise))
+    def forward(self, x: Float[Tensor, "... D"], shared: Shared | None = None) -> Float[Tensor, "... D"]:
+        inner = self.activation(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(self.dropout(inner, shared.noise if shared else None))
 
 
 def build_mlp(spec: MlpSpec, d_model: int) -> Mlp:

@@ -1,10 +1,11 @@
-"""Where a token stands: learned and sinusoidal tables, rotary angles, and ALiBi's linear distance penalty.
+"""Where a token stands: learned and sinusoidal tables, rotary angles, ALiBi's linear distance penalty, T5's trained one.
 
 Tables are added to the embeddings; rotary turns query and key pairs by an angle that grows with position; ALiBi lowers a
-score by the distance. Rotary uses the half-rotation layout (the first half pairs with the second), the one Hugging Face files
-use, so no weight is ever permuted, and computes angles in fp32 whatever the network's type, as those files' models do.
-Sources: Vaswani et al. 2017 §3.5; Su et al. 2021 (RoFormer) eq. 34; Press et al. 2022 (ALiBi) §3; Peng et al. 2023 (YaRN) §3;
-Llama 3.1 model card (llama3 scaling).
+score by the distance; relative positions add a trained number a head for each bucket of distances. Rotary uses the half-rotation
+layout (the first half pairs with the second), the one Hugging Face files use, so no weight is ever permuted, and computes angles in
+fp32 whatever the network's type, as those files' models do.
+Sources: Vaswani et al. 2017 §3.5; Su et al. 2021 (RoFormer) eq. 34; Press et al. 2022 (ALiBi) §3; Raffel et al. 2020 (T5) §2.1;
+Peng et al. 2023 (YaRN) §3; Llama 3.1 model card (llama3 scaling).
 """
 
 import math
@@ -25,6 +26,8 @@ __all__ = [
     "LinearScaling",
     "Llama3Scaling",
     "PositionTable",
+    "RelativeBias",
+    "RelativePositions",
     "RotaryAngles",
     "RotaryPositions",
     "SinusoidalPositions",
@@ -115,6 +118,25 @@ class AlibiPositions(Config):
     max_seq_len: int = Field(gt=0)  # what the model was trained for; nothing is allocated by it
 
 
+class RelativePositions(Config):
+    """A trained number a head is added to the score, by the distance's bucket: near distances each have one, far ones share.
+
+    One table serves all layers of a stack, as in T5.
+    """
+
+    kind: Literal["relative"] = "relative"
+    n_buckets: int = Field(32, ge=4)
+    max_distance: int = Field(128, gt=1)  # from here on all distances share the last bucket
+    both_ways: bool  # distances ahead have buckets of their own, half of all
+
+    @model_validator(mode="after")
+    def _fits(self) -> "RelativePositions":
+        exact = self.n_buckets // (4 if self.both_ways else 2)
+        if self.n_buckets % 2 or self.max_distance <= exact:
+            raise ValueError(f"`n_buckets` ({self.n_buckets}) must be even, and `max_distance` ({self.max_distance}) above {exact}.")
+        return self
+
+
 class PositionTable(nn.Module):
     """A table of position vectors, looked up and added to the embeddings."""
 
@@ -188,6 +210,33 @@ class RotaryAngles(nn.Module):
         super()._apply(fn, recurse)
         self.frequencies = frequencies.to(self.frequencies.device)
         return self
+
+
+class RelativeBias(nn.Module):
+    """What relative positions add to the scores; one module serves all layers that share a spec."""
+
+    def __init__(self, spec: RelativePositions, n_heads: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = nn.Parameter(torch.empty(spec.n_buckets, n_heads))
+
+    def forward(self, query_order: Int[Tensor, "b T"], key_order: Int[Tensor, "b S"]) -> Float[Tensor, "b H T S"]:
+        buckets = distance_buckets(key_order[:, None, :] - query_order[:, :, None], self.spec)
+        return nn.functional.embedding(buckets, self.weight).permute(0, 3, 1, 2)
+
+
+def distance_buckets(ahead: Int[Tensor, "..."], spec: RelativePositions) -> Int[Tensor, "..."]:
+    """The bucket of each distance (key minus query): the first half exact, the rest logarithmic up to max_distance."""
+    n_buckets, base = spec.n_buckets, torch.zeros_like(ahead)
+    if spec.both_ways:
+        n_buckets //= 2
+        base, distance = (ahead > 0).long() * n_buckets, ahead.abs()
+    else:
+        distance = (-ahead).clamp(min=0)
+    exact = n_buckets // 2
+    growth = torch.log(distance.clamp(min=1).float() / exact) / math.log(spec.max_distance / exact)
+    far = (exact + (growth * (n_buckets - exact)).long()).clamp(max=n_buckets - 1)
+    return base + torch.where(distance < exact, distance, far)
 
 
 def rotate(x: Float[Tensor, "B H T K"], angles: tuple[Tensor, Tensor]) -> Float[Tensor, "B H T K"]:
