@@ -271,6 +271,20 @@ def test_the_closest_names_come_first_and_none_that_are_far():
     assert config.closest("zzz", ["gpt-small", "lstm"]) == []
 
 
+def test_thousands_of_unknown_keys_are_counted_and_not_searched():
+    with pytest.raises(ConfigError, match=r"file: 5000 unknown keys, among them `k0`, `k1`, `k2`; there are: ") as error:
+        config.parse(Run, {f"k{i}": i for i in range(5000)}, source="file")
+    assert len(str(error.value)) < 300
+
+
+def test_what_is_nested_too_deeply_is_an_error_of_the_settings():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ConfigError, match="file: lists and mappings are nested too deeply"):
+        config.parse(Run, {"layers": deep}, source="file")
+
+
 def test_an_unknown_name_is_answered_with_the_near_and_all():
     error = config.unknown_name("recipe", "gpt-smal", ["lstm", "gpt-small"], hint="See `--list`.")
     assert isinstance(error, UnknownName)

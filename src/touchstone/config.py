@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from touchstone.errors import ConfigError, UnknownName
+from touchstone.errors import ConfigError, UnknownName, printable
 
 __all__ = ["Config", "apply_overrides", "closest", "differences", "load", "parse", "read_settings", "to_yaml", "unknown_name"]
 
@@ -49,12 +49,18 @@ C = TypeVar("C", bound=Config)
 def parse(kind: type[C], data: Mapping[str, Any], *, source: str = "configuration") -> C:
     """Validate plain data (as read from YAML or JSON) into a config; `source` opens the error message.
 
-    Raises ConfigError that lists every problem at once, with the nearest right name of an unknown key.
+    Raises ConfigError that lists the problems at once, with the nearest right name of an unknown key.
     """
+    unknown = [key for key in data if key not in kind.model_fields]
+    if len(unknown) > _MOST_SHOWN:  # thousands of errors would take long to make
+        named = ", ".join(f"`{printable(str(key))}`" for key in unknown[:3])
+        raise ConfigError(f"{source}: {len(unknown)} unknown keys, among them {named}; there are: {', '.join(kind.model_fields)}")
     try:
         return kind.model_validate_json(json.dumps(_plain(data)))
     except ValidationError as error:
         raise ConfigError(_report(error, kind, source)) from None
+    except RecursionError:
+        raise ConfigError(f"{source}: lists and mappings are nested too deeply to be settings.") from None
 
 
 def load(kind: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
@@ -117,7 +123,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
     """The names most like `name`, nearest first; at most n, none if nothing is near."""
-    return difflib.get_close_matches(name, list(names), n=n, cutoff=0.5)
+    return difflib.get_close_matches(name[:_LONGEST_NAME], list(names), n=n, cutoff=0.5)
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> UnknownName:
@@ -127,6 +133,9 @@ def unknown_name(kind: str, name: str, names: Iterable[str], *, hint: str = "") 
     did_you_mean = f" Did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
     return UnknownName(f"No {kind} `{name}`.{did_you_mean} All: {', '.join(known)}.{' ' + hint if hint else ''}")
 
+
+_LONGEST_NAME = 200  # of which the search for the nearest looks at all; it takes the square of the length
+_MOST_SHOWN = 40  # problems of one file; the rest is counted
 
 _PLAIN_VALUES = {  # YAML 1.2 core schema, https://yaml.org/spec/1.2.2/#103-core-schema; decimal numbers only, without leading zeros
     "null": (r"^(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -242,11 +251,13 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _report(error: ValidationError, kind: type[BaseModel], source: str) -> str:
-    return f"{source}: " + "; ".join(_explain(problem, kind) for problem in error.errors())
+    problems = error.errors(include_url=False)
+    more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
+    return f"{source}: " + "; ".join(_explain(problem, kind) for problem in problems[:_MOST_SHOWN]) + more
 
 
 def _explain(problem: Any, kind: type[BaseModel]) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    place = printable(".".join(str(part) for part in problem["loc"]))
     if problem["type"] == "extra_forbidden":
         near = closest(str(problem["loc"][-1]), _fields_at(kind, problem["loc"][:-1]), n=1)
         return f"unknown key `{place}`{f'; did you mean `{near[0]}`?' if near else ''}"

@@ -17,6 +17,13 @@ TouchstoneError                 exit code 2
 """
 
 
+def printable(value: object, most: int = 80) -> str:
+    """A name or value from a file as a message shows it: on one line, what is not printable escaped, cut after `most` characters."""
+    text = value[: most + 1] if isinstance(value, str) else repr(value)
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: most + 1])
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
 class TouchstoneError(Exception):
     """The root: everything the toolkit raises on purpose."""
 

@@ -80,6 +80,12 @@ def test_json_refuses_what_it_cannot_hold_and_keeps_the_old_file(tmp_path, bad):
         (b"", "not readable as JSON"),
         (b"[" * 200_000, "not readable as JSON"),
         (b"1" * 10_000, "not readable as JSON"),
+        (b'{"a": NaN}', "`NaN` is no number of JSON"),
+        (b'{"a": [-Infinity]}', "`-Infinity` is no number of JSON"),
+        ('{"a": 1}'.encode("utf-16"), "save the file as UTF-8"),
+        (b'{"\\u001b[2J": 1, "\\u001b[2J": 2}', r"duplicate key `\\x1b\[2J`"),
+        (b'{"a":' * 70 + b"1" + b"}" * 70, "nested deeper than 64"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "`git lfs pull`"),
         (b"[" + b" " * 2000 + b"]", "at most 1000 bytes"),
     ],
 )
@@ -110,6 +116,8 @@ def test_a_fifo_a_folder_and_a_link_are_refused_without_waiting(tmp_path):
             files.open_regular(tmp_path / name)
     with pytest.raises(ModelFolderError, match="cannot be opened"):
         files.open_regular(tmp_path / "zero\0byte")
+    with pytest.raises(ModelFolderError, match="cannot be opened: File name too long"):
+        files.open_regular(tmp_path / ("n" * 5000))
 
 
 def test_a_link_into_the_blobs_of_its_own_cache_entry_is_followed_and_no_other(tmp_path):
@@ -128,6 +136,10 @@ def test_a_link_into_the_blobs_of_its_own_cache_entry_is_followed_and_no_other(t
     bad.symlink_to(other / "blobs" / "abc")
     with pytest.raises(ModelFolderError, match="own Hugging Face cache entry"):
         files.read_json(bad)
+    (entry / "blobs").rename(tmp_path / "elsewhere")
+    (entry / "blobs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelFolderError, match="own Hugging Face cache entry"):
+        files.read_json(good)
 
 
 def test_hashes_are_those_of_the_standard(tmp_path):

@@ -116,7 +116,8 @@ HOSTILE = {
     "a header longer than the file": (struct.pack("<Q", 100) + b"{}", "not a whole safetensors file"),
     "a header that is no JSON": (b"{]", "not readable as JSON"),
     "a header that is a list": (b"[]", "is a mapping"),
-    "a header nested too deep": (b'{"a":' + b"[" * 100_000, "not readable as JSON"),
+    "a header nested too deep": (b'{"a":' + b"[" * 30_000, "not readable as JSON"),
+    "a header of more lists than tensors have": (b'{"a":[' + b"[]," * 100_000 + b"[]]}", "lists more than 32768 tensors"),
     "a repeated tensor": (b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{}}', "duplicate key `a`"),
     "an entry that is a number": ({"a": 1}, "must have dtype, shape and data_offsets"),
     "an entry with an unknown field": ({"a": {**entry(0, 0), "x": 1}}, "must have dtype, shape and data_offsets"),
@@ -172,7 +173,7 @@ def test_metadata_that_is_not_texts_is_refused(tmp_path):
 
 
 def test_what_the_library_refuses_is_our_error(tmp_path):
-    path = raw_file(tmp_path / "a", {"__metadata__": {"k": 1}, "w": entry(0, 12)}, b"\0" * 12)
+    path = raw_file(tmp_path / "a", b'\xef\xbb\xbf{"w":{"dtype":"U8","shape":[12],"data_offsets":[0,12]}}', b"\0" * 12)  # a BOM
     with pytest.raises(ModelFolderError, match="not readable as safetensors"):
         files.load_tensors(path)
 

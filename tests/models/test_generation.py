@@ -20,6 +20,8 @@ from touchstone.models.generation import check_generation, generation_from_confi
         ({"temperature": float("nan")}, "`temperature` (nan)"),
         ({"top_p": 1.5}, "`top_p` (1.5) should be a number from 0 to 1"),
         ({"top_k": "fifty"}, "`top_k` (fifty)"),
+        ({"temperature": 10**400}, "`temperature` (1000"),
+        ({"eos_token_id": [50256] * 30}, "and 18 more ids are none"),
     ],
     ids=str,
 )
@@ -60,3 +62,17 @@ def test_everything_transformers_writes_is_known() -> None:
     from transformers import GenerationConfig
 
     assert unknown_settings(GenerationConfig().to_dict()) == {}
+
+
+@pytest.mark.parametrize("key", ["decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"])
+def test_what_a_target_begins_and_ends_with_must_be_tokens(key: str) -> None:
+    assert check_generation({key: 8}, 9, "g") == []
+    assert generation_from_config({key: 8, "vocab_size": 9}) == {key: 8}
+    with pytest.raises(ModelFolderError, match=f"`{key}` .9. is no token of a vocabulary of 9"):
+        check_generation({key: 9}, 9, "g")
+
+
+def test_a_text_may_be_made_to_end_with_one_of_several_tokens_and_begins_with_one() -> None:
+    assert check_generation({"forced_eos_token_id": [7, 8]}, 9, "g") == []
+    with pytest.raises(ModelFolderError, match="`decoder_start_token_id`"):
+        check_generation({"decoder_start_token_id": [7, 8]}, 9, "g")

@@ -34,6 +34,28 @@ def test_what_is_stored_is_known_from_the_headers(tmp_path: Path) -> None:
     assert list(found.ignored) == ["optimizer.pt"]
 
 
+@pytest.mark.parametrize("length", [0x280, 0x580, 0x4B50], ids=hex)
+def test_a_header_is_no_pickle_whatever_its_length(tmp_path: Path, length: int) -> None:
+    entry = '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = (entry + " " * (length - len(entry) - 1) + "}").encode()
+    (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert find_weights(tmp_path).types() == {"F32": 1}
+
+
+def test_only_the_tensors_asked_for_are_read_and_they_must_be_finite(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "model.safetensors", {"a": torch.arange(3.0), "b": torch.tensor([1.0, float("nan"), float("inf")])})
+    found = find_weights(tmp_path)
+    assert list(found.load(["a"])) == ["a"]
+    with pytest.raises(ModelFolderError, match=r"not finite: `b` in model\.safetensors \(2 of 3 numbers\)"):
+        found.load()
+
+
+def test_a_pointer_that_git_left_is_told_from_a_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ModelFolderError, match="`git lfs pull`"):
+        find_weights(tmp_path)
+
+
 def test_other_safetensors_files_are_not_taken_for_the_weights(tmp_path: Path) -> None:
     save_tensors(tmp_path / "adapter_model.safetensors", {"a": torch.zeros(2)})
     with pytest.raises(ModelFolderError, match=r"has no model\.safetensors.*adapter_model\.safetensors"):

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from touchstone.errors import ModelFolderError
+from touchstone.errors import ModelFolderError, printable
 from touchstone.files.atomic import open_regular, parse_json, write_chunks
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ __all__ = ["MAX_HEADER_BYTES", "MAX_TENSORS", "TensorEntry", "load_tensors", "sa
 MAX_HEADER_BYTES = 16 << 20
 """Largest header read; the library allows 100 MB, which a hostile file fills."""
 
-MAX_TENSORS = 100_000
-"""Most tensors in one file; the largest published shards hold a few thousand."""
+MAX_TENSORS = 1 << 15
+"""Most tensors in one file; the largest published shards hold a few thousand, and so many are checked in a fraction of a second."""
 
 _MAX_DIMENSIONS = 16
+_MOST_MARKS = {b"{": MAX_TENSORS + 2, b"[": 2 * MAX_TENSORS + 2, b",": 10 * MAX_TENSORS}  # in the header of so many tensors
 _ITEM_BYTES = {
     **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8, "BOOL": 1},
     **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1},
@@ -60,14 +61,15 @@ def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor], metadata
     write_chunks(Path(path), _tensor_chunks(len(text).to_bytes(8, "little") + text, (tensors[name] for name in order)))
 
 
-def load_tensors(path: Path | str, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file, after every check of `tensor_header`."""
+def load_tensors(path: Path | str, device: str = "cpu", *, names: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, after every check of `tensor_header`; names: those wanted of them, None = all."""
     from safetensors import SafetensorError, safe_open
 
     tensor_header(path)
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping, it has only keys()
+            wanted = [name for name in file.keys() if names is None or name in names]  # noqa: SIM118 - no mapping, it has only keys()
+            return {name: file.get_tensor(name) for name in wanted}
     except SafetensorError as error:
         raise ModelFolderError(f"{path}: not readable as safetensors: {error}.") from None
 
@@ -79,6 +81,7 @@ def tensor_header(path: Path | str) -> dict[str, TensorEntry]:
     data exactly, without holes or overlaps, and every size must follow from its shape.
     """
     header, data_bytes = _read_header(Path(path))
+    _metadata(header, path)
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise ModelFolderError(f"{path}: holds {len(header)} tensors; at most {MAX_TENSORS} are read.")
@@ -86,7 +89,9 @@ def tensor_header(path: Path | str) -> dict[str, TensorEntry]:
     place = 0
     for begin, end, name in spans:
         if begin != place:
-            raise ModelFolderError(f"{path}: tensor `{name}` begins at byte {begin} of the data, the one before ends at {place}.")
+            raise ModelFolderError(
+                f"{path}: tensor `{printable(name)}` begins at byte {begin} of the data, the one before ends at {place}."
+            )
         place = end
     if place != data_bytes:
         raise ModelFolderError(f"{path}: the header describes {place} bytes of data, the file has {data_bytes}.")
@@ -95,10 +100,7 @@ def tensor_header(path: Path | str) -> dict[str, TensorEntry]:
 
 def tensor_metadata(path: Path | str) -> dict[str, str]:
     """The texts under `__metadata__` of a safetensors file; empty if it has none."""
-    found = _read_header(Path(path))[0].get("__metadata__", {})
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ModelFolderError(f"{path}: `__metadata__` must map names to texts.")
-    return found
+    return _metadata(_read_header(Path(path))[0], path)
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -111,26 +113,44 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise ModelFolderError(f"{path}: not a whole safetensors file: {size} bytes hold no header of {n_bytes}.")
         if n_bytes > MAX_HEADER_BYTES:
             raise ModelFolderError(f"{path}: its header is {n_bytes} bytes; at most {MAX_HEADER_BYTES} are read.")
-        header = parse_json(file.read(n_bytes), path, ModelFolderError)
+        text = file.read(n_bytes)
+    if any(text.count(mark) > most for mark, most in _MOST_MARKS.items()):  # parsed, such a header takes many times its size
+        raise ModelFolderError(f"{path}: its header lists more than {MAX_TENSORS} tensors, the most that are read.")
+    header = parse_json(text, path, ModelFolderError)
     if not isinstance(header, dict):
         raise ModelFolderError(f"{path}: a safetensors header is a mapping, this one is a {type(header).__name__}.")
     return header, size - 8 - n_bytes
 
 
+def _metadata(header: Mapping[str, Any], path: Path | str) -> dict[str, str]:
+    found = header.get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ModelFolderError(f"{path}: `__metadata__` must map names to texts.")
+    return found
+
+
 def _span(name: str, entry: Any, path: Path | str) -> tuple[int, int]:
     """Where the bytes of a tensor begin and end, checked against its type and shape (Python integers do not overflow)."""
+    if fault := _fault(entry):
+        raise ModelFolderError(f"{path}: tensor `{printable(name)}` {fault}")
+    begin, end = entry["data_offsets"]
+    return begin, end
+
+
+def _fault(entry: Any) -> str:
+    """What is wrong with an entry of a header; empty if nothing is."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise ModelFolderError(f"{path}: the entry of tensor `{name}` must have dtype, shape and data_offsets.")
+        return "must have dtype, shape and data_offsets, and nothing else."
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise ModelFolderError(f"{path}: tensor `{name}` has type `{dtype}`; known: {', '.join(_ITEM_BYTES)}.")
+        return f"has type `{printable(dtype)}`; known: {', '.join(_ITEM_BYTES)}."
     if not _counts(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise ModelFolderError(f"{path}: tensor `{name}` must have a shape of at most {_MAX_DIMENSIONS} whole numbers from 0.")
+        return f"must have a shape of at most {_MAX_DIMENSIONS} whole numbers from 0, not {printable(shape)}."
     if not _counts(offsets) or len(offsets) != 2:
-        raise ModelFolderError(f"{path}: tensor `{name}` must have two data_offsets from 0.")
+        return f"must have two data_offsets from 0, not {printable(offsets)}."
     if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise ModelFolderError(f"{path}: tensor `{name}` of {dtype} {shape} does not fill bytes {offsets[0]} to {offsets[1]}.")
-    return offsets[0], offsets[1]
+        return f"of {dtype} {printable(shape)} does not fill bytes {offsets[0]} to {offsets[1]}."
+    return ""
 
 
 def _counts(value: Any) -> bool:

@@ -7,15 +7,23 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from touchstone.errors import ModelFolderError
-from touchstone.files import MAX_HEADER_BYTES, MAX_TENSORS, TensorEntry, load_tensors, open_regular, read_json, tensor_header
+from touchstone.errors import ModelFolderError, printable
+from touchstone.files import (
+    MAX_HEADER_BYTES,
+    TensorEntry,
+    load_tensors,
+    open_regular,
+    read_json,
+    refuse_pointer,
+    tensor_header,
+)
 
 __all__ = ["MAX_SHARD_BYTES", "Shards", "WeightFiles", "find_weights", "split_shards"]
 
@@ -25,6 +33,8 @@ MAX_SHARD_BYTES = 5 * 10**9
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
+_MOST_TENSORS = 1 << 17  # in all files; the largest published mixtures of experts name about 90,000
+_MOST_SHOWN = 6  # names of one kind of problem; the rest is counted
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
 
@@ -36,9 +46,23 @@ class WeightFiles:
     header: Mapping[str, TensorEntry]
     ignored: Mapping[str, str]  # other files -> why they are not opened
 
-    def load(self) -> dict[str, Tensor]:
-        """All tensors, each in its stored type."""
-        return {name: _aligned(tensor) for path in self.files for name, tensor in load_tensors(path).items()}
+    def load(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """The tensors with these names, None = all, each in its stored type; ModelFolderError if a number in them is not finite."""
+        wanted = None if names is None else frozenset(names)
+        tensors: dict[str, Tensor] = {}
+        damaged: list[str] = []
+        for path in self.files:
+            for name, tensor in load_tensors(path, names=wanted).items():
+                tensors[name] = _aligned(tensor)
+                if (n_wrong := _n_not_finite(tensors[name])) > 0:
+                    damaged.append(f"`{printable(name)}` in {path.name} ({n_wrong} of {tensor.numel()} numbers)")
+        if damaged:
+            more = f" and {len(damaged) - _MOST_SHOWN} more" if len(damaged) > _MOST_SHOWN else ""
+            raise ModelFolderError(
+                f"{self.files[0].parent}: weights that are not finite: {', '.join(damaged[:_MOST_SHOWN])}{more}. Every output would be "
+                "not a number; take the files from their source again, or a checkpoint from before the training diverged."
+            )
+        return tensors
 
     def types(self) -> dict[str, int]:
         """How many numbers are stored in each type."""
@@ -68,9 +92,9 @@ def find_weights(folder: Path) -> WeightFiles:
         raise ModelFolderError(f"{folder}: has both {_SINGLE} and {_INDEX}; remove the one that is stale.")
     if not single and not index:
         if pickles:
-            raise ModelFolderError(_convert_hint(folder, pickles[0]))
+            raise ModelFolderError(_convert_hint(folder, min(pickles, key=lambda name: not name.startswith("pytorch_model"))))
         others = sorted(path.name for path in folder.glob("*.safetensors"))
-        found = f" It has {', '.join(others[:5])}, which no name rule makes the model's weights." if others else ""
+        found = f" It has {', '.join(map(printable, others[:5]))}, which no name rule makes the model's weights." if others else ""
         raise ModelFolderError(f"{folder}: has no {_SINGLE} and no {_INDEX}.{found}")
     placed = _read_index(folder) if index else None
     names = sorted(set(placed.values())) if placed is not None else [_SINGLE]
@@ -107,29 +131,39 @@ def _read_index(folder: Path) -> dict[str, str]:
     placed = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
         raise ModelFolderError(f"{path}: `weight_map` should map tensor names to file names.")
-    if len(placed) > MAX_TENSORS:
-        raise ModelFolderError(f"{path}: names {len(placed)} tensors; at most {MAX_TENSORS} are read.")
+    if len(placed) > _MOST_TENSORS:
+        raise ModelFolderError(f"{path}: names {len(placed)} tensors; at most {_MOST_TENSORS} are read.")
     for name in sorted(set(placed.values())):
         if not _FILE_NAME.fullmatch(name):
-            raise ModelFolderError(f"{path}: `{name[:80]}` should be the name of a .safetensors file in the same folder, without a path.")
+            raise ModelFolderError(
+                f"{path}: `{printable(name)}` should be the name of a .safetensors file in the same folder, without a path."
+            )
     return placed
 
 
 def _check_index(folder: Path, placed: Mapping[str, str], headers: Mapping[str, Mapping[str, TensorEntry]]) -> None:
-    absent = [f"`{tensor}` is not in {name}" for tensor, name in placed.items() if tensor not in headers[name]]
-    extra = [f"{name} has `{tensor}`" for name, header in headers.items() for tensor in header if placed.get(tensor) != name]
+    absent = [(tensor, name) for tensor, name in placed.items() if tensor not in headers[name]]
+    extra = [(tensor, name) for name, header in headers.items() for tensor in header if placed.get(tensor) != name]
     if absent or extra:
-        shown = [*absent[:6], *extra[:6]]
-        more = f" and {len(absent) + len(extra) - len(shown)} more" if len(absent) + len(extra) > len(shown) else ""
-        raise ModelFolderError(f"{folder / _INDEX}: does not agree with the files: {'; '.join(shown)}{more}.")
+        first = [f"`{printable(tensor)}` is not in {name}" for tensor, name in absent[:_MOST_SHOWN]]
+        first += [f"{name} has `{printable(tensor)}`" for tensor, name in extra[:_MOST_SHOWN]]
+        more = f" and {len(absent) + len(extra) - len(first)} more" if len(absent) + len(extra) > len(first) else ""
+        raise ModelFolderError(f"{folder / _INDEX}: does not agree with the files: {'; '.join(first)}{more}.")
 
 
 def _header(path: Path) -> dict[str, TensorEntry]:
     with os.fdopen(open_regular(path), "rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+        start = file.read(64)
+    refuse_pointer(start, path, ModelFolderError)
+    if _is_pickle(start):
         raise ModelFolderError(_convert_hint(path.parent, path.name))
     return tensor_header(path)
+
+
+def _is_pickle(start: bytes) -> bool:
+    """True if a file begins as a pickle does, alone or in a zip, and not as a safetensors header whose length is those two bytes."""
+    begins = start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+    return begins and start[8:9] != b"{"
 
 
 def _convert_hint(folder: Path, name: str) -> str:
@@ -140,6 +174,13 @@ def _convert_hint(folder: Path, name: str) -> str:
         f'    AutoModelForCausalLM.from_pretrained("{folder}").save_pretrained("{target}")\n'
         f'    AutoTokenizer.from_pretrained("{folder}").save_pretrained("{target}")'
     )
+
+
+def _n_not_finite(tensor: Tensor) -> int:
+    """How many numbers are infinite or not a number; the least and the greatest show it, so a sound tensor is read once and not copied."""
+    if not tensor.is_floating_point() or not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax()):
+        return 0
+    return int(tensor.numel() - tensor.isfinite().sum())
 
 
 def _aligned(tensor: Tensor) -> Tensor:
