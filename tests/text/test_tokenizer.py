@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_files import BPE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, byte_pieces, spm_bytes, write_folder
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from touchstone.errors import TokenizerError
+from touchstone.errors import ModelFolderError, TokenizerError
 from touchstone.text.tokenizer import Tokenizer
 
 CORPUS = [
@@ -24,6 +25,13 @@ KINDS = {
     "unigram": {"kind": "unigram", "pattern": "code", "vocab_size": 340},
     "bytes": {"kind": "bytes"},
 }
+PIECES = [
+    ("<unk>", 0.0, UNKNOWN),
+    ("<s>", 0.0, CONTROL),
+    ("</s>", 0.0, CONTROL),
+    *byte_pieces(),
+    *((text, -float(number), NORMAL) for number, text in enumerate(("▁", "a", "b", "é", "ab", "▁a", "▁ab", "中"))),
+]
 TEXTS = st.one_of(
     st.text(),
     st.text(alphabet=" \n\t\r\x0b\u3000aZ_0é中😀'<|>"),
@@ -72,6 +80,44 @@ def test_a_stream_of_wordpieces_joins_to_the_decoded_whole(wordpiece, data):
     assert "".join(stream.push(token_id) for token_id in ids) + stream.finish() == wordpiece.decode(ids)
 
 
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    """Tokenizers from SentencePiece files of both kinds, with bytes for what has no piece."""
+    root = tmp_path_factory.mktemp("pieces")
+    return {
+        algorithm: Tokenizer.load(
+            write_folder(
+                root / str(algorithm),
+                {"tokenizer.model": spm_bytes(PIECES, algorithm=algorithm, byte_fallback=True, collapses_spaces=False)},
+                model_type="llama",
+            )
+        )
+        for algorithm in (UNIGRAM, BPE)
+    }
+
+
+@pytest.mark.parametrize("algorithm", [UNIGRAM, BPE])
+@settings(deadline=None, max_examples=150)
+@given(text=TEXTS, data=st.data())
+def test_pieces_spell_every_text_and_stream_to_the_decoded_whole(pieces, algorithm, text, data):
+    tokenizer = pieces[algorithm]
+    ids = tokenizer.encode(text.replace("▁", " "))
+    assert tokenizer.decode(ids) == text.replace("▁", " ")
+    assert not tokenizer.special_ids & set(ids)
+    ids = data.draw(st.just(ids) | st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
+    stream = tokenizer.stream_decoder()
+    assert "".join(stream.push(token_id) for token_id in ids) + stream.finish() == tokenizer.decode(ids)
+
+
+def test_bytes_that_are_no_character_leave_those_beside_them_as_they_are(pieces):
+    """Expected: what sentencepiece writes."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=spm_bytes(PIECES, algorithm=BPE, byte_fallback=True, collapses_spaces=False))
+    for data in (b"\x00\x80", "é".encode() + b"\xe4\xb8", b"\xe4\xb8\xad\xff", b"\xf0\x9f\x98", b"\xc3a"):
+        ids = [3 + byte for byte in data]
+        assert pieces[BPE].decode(ids) == theirs.decode(ids)
+
+
 def test_a_stream_gives_no_part_of_a_character(trained):
     stream = trained["bytes"].stream_decoder()
     assert [stream.push(byte) for byte in "é😀!".encode()] == ["", "é", "", "", "", "😀", "!"]
@@ -96,6 +142,7 @@ def test_a_special_token_in_a_text_is_text_unless_allowed(trained, name):
 def test_roles_go_to_the_tokens_with_usual_names(trained, wordpiece):
     code = trained["code"]
     assert (code.bos_id, code.eos_id, code.pad_id, code.unk_id, code.mask_id) == (0, 0, 1, None, None)
+    assert (code.cls_id, code.sep_id, wordpiece.cls_id, wordpiece.sep_id) == (None, None, wordpiece.bos_id, wordpiece.eos_id)
     assert code.special_ids == {0, 1}
     bert = wordpiece
     assert [bert.token_text(i) for i in (bert.bos_id, bert.eos_id, bert.pad_id, bert.unk_id, bert.mask_id)] == [
@@ -231,6 +278,28 @@ def test_two_tokens_with_one_id_are_refused(trained, tmp_path):
     write(tmp_path, data)
     with pytest.raises(TokenizerError, match="gives one id to two tokens"):
         Tokenizer.load(tmp_path)
+
+
+def test_an_added_token_with_an_id_that_another_has_is_refused(trained, tmp_path):
+    data = json.loads(trained["code"]._json)
+    data["added_tokens"].append({**data["added_tokens"][0], "content": "<more>", "id": 7})
+    write(tmp_path, data)
+    with pytest.raises(TokenizerError, match=r"adds 1 tokens with ids that others have or that leave a gap: `<more>` \(id 7\)"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_vocabulary_without_tokens_is_refused(trained, tmp_path):
+    write(tmp_path, {**json.loads(trained["bytes"]._json), "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}})
+    with pytest.raises(TokenizerError, match="no token at all"):
+        Tokenizer.load(tmp_path)
+
+
+def test_more_ids_than_rows_are_refused_before_the_vocabulary_is_built(trained, tmp_path, monkeypatch):
+    trained["code"].save(tmp_path)
+    assert Tokenizer.load(tmp_path, n_rows=trained["code"].vocab_size).vocab_size == trained["code"].vocab_size
+    monkeypatch.setattr("touchstone.text.tokenizer.Backend", None)
+    with pytest.raises(ModelFolderError, match=f"has ids up to {trained['code'].vocab_size - 1}, and the model has 9 rows"):
+        Tokenizer.load(tmp_path, n_rows=9)
 
 
 def test_a_pattern_that_runs_for_ever_ends_in_an_error(trained, tmp_path, capfd):

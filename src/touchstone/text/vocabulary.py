@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
 from touchstone.config import unknown_name
@@ -47,6 +47,11 @@ _PIECE_CHARS = 64 << 10  # a sample is drawn from pieces of at most this size
 _LONGEST_TEXT = 1 << 20  # one unbroken run of letters may be no longer, for the trainer holds each run as one word
 _MIN_FREQUENCY = 2  # a pair seen once says nothing about the next text
 _UNSEEN_SPREAD = 256 * 0.0001 + 1e-6  # the library spaces the scores of characters that do not occur by 0.0001
+_AROUND = (  # special tokens, and what they do around one text and around two; the first whose tokens are all there holds
+    (("[CLS]", "[SEP]"), "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
+    (("<s>", "</s>"), "<s> $A </s>", "<s> $A </s> </s> $B </s>"),
+    (("</s>",), "$A </s>", "$A </s> $B </s>"),
+)
 _UNKNOWN = ("<|unk|>", "<unk>", "[UNK]")  # WordPiece needs one; the first is added where none is given
 
 
@@ -71,7 +76,9 @@ def learn(
     """A tokenizer of the library and the sample it was trained on; the arguments are those of `Tokenizer.train`."""
     _check(kind, vocab_size, specials, pattern, max_bytes)
     if kind == "bytes":
-        return _with_bytes(specials), TrainingSample(0, 0)
+        backend = _with_bytes(specials)
+        _surround(backend, specials)
+        return backend, TrainingSample(0, 0)
     size = vocab_size or DEFAULT_VOCAB_SIZE
     pieces, sample = _sample(texts, max_bytes, progress)
     if not pieces:
@@ -82,6 +89,7 @@ def learn(
         backend = _LEARNERS[kind](pieces, size, list(specials), pattern or "gpt2")
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"the {kind} vocabulary cannot be learned from {sample.n_bytes_used} bytes: {error}.") from None
+    _surround(backend, specials)
     n_tokens = len(backend.get_vocab(with_added_tokens=True))
     if n_tokens < size:
         raise TokenizerError(
@@ -89,6 +97,15 @@ def learn(
             f" (it was learned from {sample.n_bytes_used} bytes)."
         )
     return backend, sample
+
+
+def _surround(backend: Backend, specials: Sequence[str]) -> None:
+    """Let the tokenizer put its marks around texts: BERT's where it has `[CLS]` and `[SEP]`, RoBERTa's `<s>` and `</s>`, T5's `</s>`."""
+    for marks, single, pair in _AROUND:
+        if all(mark in specials for mark in marks):
+            ids = [(mark, backend.token_to_id(mark)) for mark in marks]
+            backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+            return
 
 
 def _check(kind: str, vocab_size: int | None, specials: Sequence[str], pattern: str | None, max_bytes: int) -> None:
