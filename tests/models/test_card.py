@@ -84,3 +84,20 @@ def test_a_model_of_our_own_type_says_who_opens_it() -> None:
     assert "opens in Touchstone only" in text
     assert "AutoModelForCausalLM" not in text
     assert yaml.safe_load(text.split("---\n")[1])["library_name"] == "touchstone"
+
+
+@pytest.mark.parametrize(
+    ("use", "task", "name"),
+    [
+        ("seq2seq", "text2text-generation", "AutoModelForSeq2SeqLM"),
+        ("masked-lm", "fill-mask", "AutoModelForMaskedLM"),
+        ("classify", "text-classification", "AutoModelForSequenceClassification"),
+        ("tag", "token-classification", "AutoModelForTokenClassification"),
+        ("span", "question-answering", "AutoModelForQuestionAnswering"),
+        ("base", "feature-extraction", "AutoModel"),
+    ],
+)
+def test_each_kind_of_model_names_its_task_and_its_class(use: str, task: str, name: str) -> None:
+    text = readme(Card(), {}, opens_in_transformers=True, use=use)
+    assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == task
+    assert f"from transformers import {name}\n\nmodel = {name}.from_pretrained(" in text

@@ -158,10 +158,23 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(tokenizer: Tokenizer, tm
 
 def test_a_folder_without_a_tokenizer_loads_without_one(tmp_path: Path) -> None:
     save_model(tmp_path / "m", small())
-    (tmp_path / "m" / "tokenizer.model").write_bytes(b"\n")
+    (tmp_path / "m" / "vocab.txt").write_bytes(b"\n")
     loaded = load_model(tmp_path / "m")
     assert loaded.tokenizer is None
-    assert "only tokenizer.json is read" in loaded.extra.ignored_files["tokenizer.model"]
+    assert "is no tokenizer that can be read" in loaded.extra.ignored_files["vocab.txt"]
+
+
+def test_a_tokenizer_of_an_older_format_comes_along_and_is_saved_as_the_new(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", small())
+    (tmp_path / "m" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", encoding="utf-8")
+    (tmp_path / "m" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
+    loaded = load_model(tmp_path / "m")
+    assert loaded.tokenizer is not None
+    assert loaded.tokenizer.encode_special("a").token_ids == (2, 5, 3)
+    save_model(tmp_path / "n", loaded.net, tokenizer=loaded.tokenizer)
+    again = load_model(tmp_path / "n").tokenizer
+    assert again is not None
+    assert again.fingerprint == loaded.tokenizer.fingerprint
 
 
 def test_the_card_and_the_settings_come_back_as_they_were_given(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_what_a_config_cannot_mean_is_refused(changes: dict[str, Any], says: str
         (LLAMA, {"rope_interleaved": True}, "`rope_interleaved`"),
         (LLAMA, {"quantization_config": {"bits": 4}}, "`quantization_config`"),
         (LLAMA, {"per_layer_config": {"0": {"hidden_size": 2}}}, "`per_layer_config`"),
-        (LLAMA, {"architectures": ["LlamaForSequenceClassification"]}, "another kind of model"),
+        (LLAMA, {"architectures": ["LlamaForRewardModel"]}, "another kind of model"),
         (GPT2, {"add_cross_attention": True}, "cross-attention"),
         (GPT2, {"pruned_heads": {"0": [1]}}, "`pruned_heads`"),
         (GPT2, {"is_encoder_decoder": True}, "`is_encoder_decoder`"),

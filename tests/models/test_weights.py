@@ -7,7 +7,21 @@ from hypothesis import strategies as st
 
 from touchstone.errors import ModelFolderError
 from touchstone.files import TensorEntry
-from touchstone.models.weights import Fuse, Row, Same, StateReport, TiedAlias, Transpose, expand, match, same_bits, save_state, weights_hash
+from touchstone.models.weights import (
+    AsRow,
+    Fuse,
+    Row,
+    Same,
+    Stacked,
+    StateReport,
+    TiedAlias,
+    Transpose,
+    expand,
+    match,
+    same_bits,
+    save_state,
+    weights_hash,
+)
 
 ROWS = (
     Row("embed.weight", "base.wte"),
@@ -197,3 +211,60 @@ def test_the_weights_hash_is_of_names_shapes_and_values() -> None:
     assert weights_hash({"a": tensor}) == expected
     assert weights_hash({"a": tensor.to(torch.bfloat16)}) == expected
     assert len({weights_hash(state) for state in ({"a": tensor}, {"b": tensor}, {"a": tensor.T}, {"a": tensor + 1})}) == 4
+
+
+def test_a_vector_is_stored_as_a_matrix_of_one_row() -> None:
+    rows = (Row("bias", "their_bias", AsRow()),)
+    ours = {"bias": torch.arange(5.0)}
+    theirs = save_state(rows, ours)
+    assert theirs["their_bias"].shape == (1, 5)
+    assert torch.equal(match(rows, shapes(ours), header(theirs)).load(theirs)["bias"], ours["bias"])
+
+
+def test_a_row_can_ask_for_another_tensor_beside_its_own_or_for_its_absence() -> None:
+    rows = (
+        Row("layers.{i}.gate", "h.{i}.wi_0"),
+        Row("layers.{i}.up", "h.{i}.wi_1", beside="layers.{i}.gate"),
+        Row("layers.{i}.up", "h.{i}.wi", without="layers.{i}.gate"),
+    )
+    names = ["layers.0.gate", "layers.0.up", "layers.1.up"]
+    assert {row.theirs: row.our_names for row in expand(rows, names)} == {
+        "h.0.wi_0": ("layers.0.gate",),
+        "h.0.wi_1": ("layers.0.up",),
+        "h.1.wi": ("layers.1.up",),
+    }
+
+
+def test_the_experts_of_a_layer_are_stacked_in_the_order_of_their_numbers() -> None:
+    parts = ("layers.{i}.experts.{e}.gate", "layers.{i}.experts.{e}.up")
+    rows = (Row(parts, "h.{i}.gate_up", Stacked(2)), Row("layers.{i}.experts.{e}.down", "h.{i}.down", Stacked()))
+    sizes = {"gate": (2, 5), "up": (3, 5), "down": (5, 3)}
+    ours = {f"layers.{i}.experts.{e}.{part}": torch.randn(size) for i in range(2) for e in range(11) for part, size in sizes.items()}
+    theirs = save_state(rows, ours)
+    assert {name: tuple(tensor.shape) for name, tensor in theirs.items()} == {
+        **{f"h.{i}.gate_up": (11, 5, 5) for i in range(2)},
+        **{f"h.{i}.down": (11, 5, 3) for i in range(2)},
+    }
+    expected = torch.cat([ours["layers.1.experts.10.gate"], ours["layers.1.experts.10.up"]])
+    assert torch.equal(theirs["h.1.gate_up"][10], expected)
+    plan = match(rows, shapes(ours), header(theirs))
+    plan.report.check("folder")
+    assert all(torch.equal(plan.load(theirs)[name], tensor) for name, tensor in ours.items())
+
+
+def test_stacked_experts_of_the_wrong_number_do_not_fit() -> None:
+    rows = (Row("experts.{e}.down", "down", Stacked()),)
+    ours = {f"experts.{e}.down": torch.randn(5, 3) for e in range(4)}
+    plan = match(rows, shapes(ours), header({"down": torch.randn(3, 5, 3)}))
+    assert plan.report.misshapen == {"down": "[3, 5, 3] should be [4, 5, 3]"}
+
+
+def test_some_classes_call_the_base_model_another_name() -> None:
+    rows = (Row("embed", "model.embed"), Row("head", "score"))
+    ours = {"embed": torch.randn(3, 2), "head": torch.randn(4, 2)}
+    stored = {"transformer.embed": ours["embed"], "score": ours["head"]}
+    plan = match(rows, shapes(ours), header(stored), prefix="model.", other_prefixes=["transformer."])
+    plan.report.check("folder")
+    assert torch.equal(plan.load(stored)["embed"], ours["embed"])
+    both = {**stored, "model.embed": ours["embed"]}
+    assert list(match(rows, shapes(ours), header(both), prefix="model.", other_prefixes=["transformer."]).report.unknown) != []

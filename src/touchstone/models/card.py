@@ -4,17 +4,31 @@ Lineage, labels, calibration records and scores; and the Hugging Face config.jso
 back as it was. A folder without a card is a normal one. `readme` tells the same to people, as Hugging Face shows it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from touchstone.config import Config
+from touchstone.errors import ConfigError
 
-__all__ = ["CARD_NAME", "Calibration", "Card", "Lineage", "Score", "readme"]
+__all__ = ["CARD_NAME", "Calibration", "Card", "Lineage", "Score", "SentencePooling", "few_records", "readme"]
 
 CARD_NAME = "touchstone.json"
+
+_MOST_RECORDS = 1024  # of one kind; a hostile card has millions, and every wrong one would be an error to report
+
+_USES = {  # the kind of head -> the task it is listed under, and transformers' class that opens it
+    "lm": ("text-generation", "AutoModelForCausalLM"),
+    "seq2seq": ("text2text-generation", "AutoModelForSeq2SeqLM"),
+    "masked-lm": ("fill-mask", "AutoModelForMaskedLM"),
+    "classify": ("text-classification", "AutoModelForSequenceClassification"),
+    "tag": ("token-classification", "AutoModelForTokenClassification"),
+    "span": ("question-answering", "AutoModelForQuestionAnswering"),
+    "base": ("feature-extraction", "AutoModel"),
+}
 
 Bounds = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # low and high
 
@@ -61,6 +75,25 @@ class Calibration(Config):
     date: str
 
 
+class SentencePooling(Config):
+    """How the hidden states of a text become one vector."""
+
+    mode: Literal["first", "last", "mean", "max"]  # of the tokens that count
+    normalise: bool = False  # to length one
+    max_seq_len: int | None = Field(None, gt=0)  # tokens read of a text, if fewer than the model could
+    prompts: dict[str, str] = Field(default_factory=dict)  # what stands before a text, by the name of its use ("query")
+    default_prompt: str | None = None  # the name of the one that stands before every text; None = none does
+    similarity: Literal["cosine", "dot", "euclidean", "manhattan"] | None = None  # how vectors are meant to be compared
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SentencePooling":
+        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+            raise ValueError(
+                f"`default_prompt` ({self.default_prompt}) must be one of `prompts`: {', '.join(self.prompts) or 'there are none'}."
+            )
+        return self
+
+
 class Card(Config):
     """Everything in touchstone.json."""
 
@@ -74,18 +107,33 @@ class Card(Config):
     calibration: tuple[Calibration, ...] = ()
     scores: tuple[Score, ...] = ()
     hf_config: dict[str, Any] | None = None  # config.json as it was read; on disk only where the folder's own cannot hold it
+    pooling: SentencePooling | None = None  # None = no vectors are asked of it; on disk it is modules.json and what that names
     chat_template: str | None = None  # chat_template.jinja as it was read; on disk it is that file
     spec: dict[str, Any] | None = None  # the spec where config.json cannot say all of it (dropout); None = it can
 
 
-def readme(card: Card, facts: Mapping[str, str], *, opens_in_transformers: bool) -> str:
+def few_records(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A card's plain data as it is; ConfigError where it has more records of one kind than are read.
+
+    Asked before the data is parsed: a validator of the fields would be given Python's lists, which a strict tuple refuses.
+    """
+    for name in ("calibration", "scores"):
+        records = data.get(name)
+        if isinstance(records, list) and len(records) > _MOST_RECORDS:
+            raise ConfigError(f"`{name}`: at most {_MOST_RECORDS} records are read, these are {len(records)}.")
+    return data
+
+
+def readme(card: Card, facts: Mapping[str, str], *, opens_in_transformers: bool, use: str = "lm") -> str:
     """README.md: YAML front matter and what the card knows, in Markdown.
 
-    facts: rows of the first table, such as the number of parameters.
+    facts: rows of the first table, such as the number of parameters. use: the kind of head; "seq2seq" and "base" beside those.
     """
     front: dict[str, Any] = {"library_name": "transformers" if opens_in_transformers else "touchstone", "tags": ["touchstone"]}
     if opens_in_transformers:
-        front["pipeline_tag"] = "text-generation"
+        front["pipeline_tag"] = _USES[use][0]
+        if card.pooling is not None:
+            front |= {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
     if card.language:
         front["language"] = list(card.language)
     if card.license:
@@ -94,7 +142,7 @@ def readme(card: Card, facts: Mapping[str, str], *, opens_in_transformers: bool)
     if card.about:
         parts.append(card.about)
     parts.append(_table(("", ""), [(f"**{name}**", value) for name, value in facts.items()]))
-    parts.append("## Use\n\n" + _usage(opens_in_transformers))
+    parts.append("## Use\n\n" + _usage(opens_in_transformers, use, card.pooling is not None))
     if card.scores:
         rows = [(score.name, _figure(score), score.on, str(score.n), score.method) for score in card.scores]
         parts.append("## Scores\n\n" + _table(("measure", "value", "on", "n", "interval by"), rows))
@@ -107,12 +155,16 @@ def readme(card: Card, facts: Mapping[str, str], *, opens_in_transformers: bool)
     return "\n\n".join(parts) + "\n"
 
 
-def _usage(opens_in_transformers: bool) -> str:
+def _usage(opens_in_transformers: bool, use: str, makes_vectors: bool) -> str:
     ours = 'import touchstone\n\nmodel = touchstone.load("path/to/this/folder")'
     if not opens_in_transformers:
         return f"No class of `transformers` computes this function, so the folder opens in Touchstone only:\n\n```python\n{ours}\n```"
-    theirs = 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("path/to/this/folder")'
-    return f"```python\n{ours}\n```\n\nor, with `transformers`:\n\n```python\n{theirs}\n```"
+    if makes_vectors:
+        library, opened = "sentence_transformers", 'SentenceTransformer("path/to/this/folder")'
+    else:
+        library, opened = "transformers", f'{_USES[use][1]}.from_pretrained("path/to/this/folder")'
+    theirs = f"from {library} import {re.split(r'[.(]', opened)[0]}\n\nmodel = {opened}"
+    return f"```python\n{ours}\n```\n\nor, with `{library.replace('_', '-')}`:\n\n```python\n{theirs}\n```"
 
 
 def _figure(score: Score) -> str:

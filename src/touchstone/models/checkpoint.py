@@ -6,7 +6,7 @@ weight files. What is left out of a folder is listed with its reason in `LoadedM
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,27 +28,31 @@ from touchstone.files import (
     write_text,
 )
 from touchstone.models.build import build
-from touchstone.models.card import CARD_NAME, Card, readme
-from touchstone.models.families import choose_family, find_family, same_function
+from touchstone.models.card import CARD_NAME, Card, SentencePooling, few_records, readme
+from touchstone.models.families import choose_family, find_family, label_names, same_function
 from touchstone.models.generation import check_generation, generation_from_config, unknown_settings
+from touchstone.models.heads import ClassifyHead, TagHead
 from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel, NgramSpec
+from touchstone.models.sentence_folders import SentenceFolder, find_sentence_folder, sentence_files
 from touchstone.models.spec import ModelSpec, Stack
 from touchstone.models.transformer import KernelName
 from touchstone.models.weight_files import MAX_SHARD_BYTES, WeightFiles, find_weights, split_shards
 from touchstone.models.weights import FLOATS, match, same_bits
 from touchstone.nn.position import SinusoidalPositions
 from touchstone.text.tokenizer import Tokenizer
+from touchstone.text.vocabulary_files import VOCABULARY_FILES, why_unreadable
 
 T = TypeVar("T")
 
 __all__ = ["FolderNotes", "LoadedModel", "SavedModel", "load_model", "save_model"]
 
 _NGRAM = "touchstone-ngram"
+_MAX_CONFIG_BYTES = 4 << 20  # names of 20,000 labels take half of it
 _MAX_TEMPLATE_BYTES = 1 << 20  # published templates have a few thousand
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TEMPLATE = "chat_template.jinja"
-_OTHER_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt")
+_TARGET_IDS = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")  # of an encoder-decoder
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,12 @@ class _Contents:
     card: Card
     facts: dict[str, str]
     opens_in_transformers: bool
+    use: str = "lm"
+    sentence_files: Mapping[str, Any] = field(default_factory=dict)  # place in the folder -> JSON
+
+    @property
+    def readme(self) -> str:
+        return readme(self.card, self.facts, opens_in_transformers=self.opens_in_transformers, use=self.use)
 
 
 def save_model(
@@ -139,9 +149,12 @@ def save_model(
             tokenizer.save(place)
         if contents.card.chat_template is not None:
             write_text(place / _TEMPLATE, contents.card.chat_template)
-        write_json(place / CARD_NAME, contents.card.model_dump(mode="json", exclude_none=True, exclude={"chat_template"}))
-        write_text(place / "README.md", readme(contents.card, contents.facts, opens_in_transformers=contents.opens_in_transformers))
-        _verify(place, shards.files, net, tokenizer)
+        for name, data in contents.sentence_files.items():
+            (place / name).parent.mkdir(exist_ok=True)
+            write_json(place / name, data)
+        write_json(place / CARD_NAME, contents.card.model_dump(mode="json", exclude_none=True, exclude={"chat_template", "pooling"}))
+        write_text(place / "README.md", contents.readme)
+        _verify(place, shards.files, net, tokenizer, contents.card)
 
     publish_folder(folder, fill)
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in contents.tensors.values())
@@ -154,9 +167,11 @@ def load_model(folder: Path | str, *, kernel: KernelName = "sdpa") -> LoadedMode
     settle_folder(folder)
     if not folder.is_dir():
         raise ModelFolderError(f"{folder}: no such model folder.")
-    config, card = _mapping(folder / "config.json"), _read_card(folder)
+    card, sentence = _read_card(folder), find_sentence_folder(folder)
+    folder = sentence.model if sentence is not None else folder
+    config = _mapping(folder / "config.json")
     loaded = _load_ngram(folder, config) if config.get("model_type") == _NGRAM else _load_network(folder, config, card, kernel)
-    tokenizer, ignored_files = _load_tokenizer(folder)
+    tokenizer, ignored_files = _load_tokenizer(folder, loaded.spec.vocab_size)
     generation, ignored_settings, warnings = _load_generation(folder, config, loaded.spec.vocab_size)
     native = config["model_type"].startswith("touchstone-")
     notes = FolderNotes(
@@ -168,6 +183,7 @@ def load_model(folder: Path | str, *, kernel: KernelName = "sdpa") -> LoadedMode
         stored_types=loaded.stored_types,
     )
     card = card.replace(spec=None, hf_config=card.hf_config if native else config, chat_template=_read_template(folder))
+    card = card.replace(labels=_labels(loaded.spec, config, card, folder), pooling=_pooling(sentence, loaded.spec))
     return LoadedModel(loaded.net, loaded.spec, tokenizer, card, generation, loaded.family, config["model_type"], notes)
 
 
@@ -187,14 +203,21 @@ class _Filled:
 def _load_network(folder: Path, config: dict[str, Any], card: Card, kernel: KernelName) -> _Filled:
     source = str(folder / "config.json")
     family = find_family(config, source)
-    spec = _exact_spec(family.read(config, source), card, folder)
     weights = find_weights(folder)
+    spec = _exact_spec(family.read(config, source, stored=weights.header), card, folder)
     _check_plausible(spec, weights, folder)
     net = _empty_net(spec, kernel)
     shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    plan = match(family.rows(shapes), shapes, weights.header, prefix=family.prefix, ignored=family.ignored_tensors)
+    plan = match(
+        family.rows(shapes, stored=weights.header),
+        shapes,
+        weights.header,
+        prefix=family.prefix,
+        other_prefixes=frozenset(family.other_prefixes.values()),
+        ignored=family.ignored_tensors,
+    )
     plan.report.check(str(folder))
-    net.load_state_dict(plan.load(weights.load()), assign=True)
+    net.load_state_dict(plan.load(weights.load(plan.names.values()), str(folder)), assign=True)
     ignored = family.left_out(config)
     return _Filled(net, spec, family.name, weights.types(), ignored, plan.report.ignored, weights.ignored)
 
@@ -216,9 +239,10 @@ def _load_ngram(folder: Path, config: dict[str, Any]) -> _Filled:
 def _network_contents(net: LanguageNet, card: Card, generation: Mapping[str, Any], dtype: torch.dtype | None) -> _Contents:
     ours = {name: _stored(name, tensor, dtype) for name, tensor in net.state_dict().items()}
     carried = card.hf_config or {}
-    choice = choose_family(net.spec, prefer=carried.get("model_type"))
+    choice = choose_family(net.spec, prefer=carried.get("model_type"), names=ours)
+    stored = choice.family.their_names(ours)
     same_type = carried.get("model_type") == choice.model_type
-    config = _config_to_write(choice.config, carried if same_type else {}, net.spec, generation)
+    config = _config_to_write(choice.config, carried if same_type else {}, net.spec, generation, card.labels, stored)
     architecture = (config.get("architectures") or choice.config["architectures"])[0]
     if not choice.family.holds_state(ours, architecture):
         architecture = choice.architecture
@@ -228,24 +252,76 @@ def _network_contents(net: LanguageNet, card: Card, generation: Mapping[str, Any
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
     if key in config or not same_type:
         config[key] = kind
-    said_all = choice.family.read(config) == net.spec
+    said_all = choice.family.read(config, stored=stored) == net.spec
     card = card.replace(spec=None if said_all else net.spec, hf_config=None if same_type else card.hf_config)
-    return _Contents(choice.model_type, config, tensors, card, _facts(net.spec, choice.model_type, kind), not choice.is_native)
+    facts, vectors = _facts(net.spec, choice.model_type, kind), sentence_files(card.pooling, net.spec.d_hidden) if card.pooling else {}
+    return _Contents(choice.model_type, config, tensors, card, facts, not choice.is_native, _use(net.spec), vectors)
 
 
-def _config_to_write(said: dict[str, Any], carried: dict[str, Any], spec: ModelSpec, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json: as it was read where it still describes the model, else our words with what was carried beside them."""
+def _config_to_write(
+    said: dict[str, Any],
+    carried: dict[str, Any],
+    spec: ModelSpec,
+    generation: Mapping[str, Any],
+    labels: tuple[str, ...] | None,
+    stored: Collection[str],
+) -> dict[str, Any]:
+    """config.json: as it was read where it still describes the model, else our words with what was carried beside them.
+
+    stored: names of the tensors that will lie beside it.
+    """
+    named = _label_keys(spec, labels)
     if carried:
         family = find_family(carried)
-        if family.read(carried) == spec:
+        if family.read(carried, stored=stored) == spec and (not named or label_names(carried) == labels):
             return dict(carried)
         kept = {key: carried[key] for key in family.left_out(carried)}
-        return {**kept, **said}
+        return {**kept, **said, **named}
     ids = {key: generation.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}  # null, or a class default would come in
-    return {**said, **ids}
+    if spec.encoder is not None and spec.decoder is not None:
+        ids |= {key: generation[key] for key in _TARGET_IDS if generation.get(key) is not None}
+    return {**ids, **said, **named}
+
+
+def _label_keys(spec: ModelSpec, labels: tuple[str, ...] | None) -> dict[str, Any]:
+    """The names of a head's labels as transformers keeps them; LABEL_0 … where they have none."""
+    if not isinstance(spec.head, ClassifyHead | TagHead):
+        return {}
+    names = labels or tuple(f"LABEL_{number}" for number in range(spec.head.n_labels))
+    if len(names) != spec.head.n_labels or len(set(names)) != len(names):
+        raise ModelFolderError(f"The card names {len(names)} labels and the head has {spec.head.n_labels}; give each its own name.")
+    return {"id2label": {str(number): name for number, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def _labels(spec: ModelSpec | NgramSpec, config: Mapping[str, Any], card: Card, folder: Path) -> tuple[str, ...] | None:
+    """The card's names of the labels, else those of config.json."""
+    if not isinstance(spec, ModelSpec) or not isinstance(spec.head, ClassifyHead | TagHead):
+        return card.labels
+    labels = card.labels or label_names(config)
+    if labels is not None and len(labels) != spec.head.n_labels:
+        raise ModelFolderError(f"{folder}: {len(labels)} labels are named, and the head has {spec.head.n_labels}.")
+    return labels
+
+
+def _pooling(sentence: SentenceFolder | None, spec: ModelSpec | NgramSpec) -> SentencePooling | None:
+    if sentence is None:
+        return None
+    if not isinstance(spec, ModelSpec) or sentence.d_model not in (None, spec.d_hidden):
+        width = f"hidden states of {spec.d_hidden}" if isinstance(spec, ModelSpec) else "no hidden states"
+        raise ModelFolderError(f"{sentence.model}: the pooling is for hidden states of {sentence.d_model}, and the model has {width}.")
+    return sentence.pooling
+
+
+def _use(spec: ModelSpec) -> str:
+    """What the README says the model is for."""
+    if spec.head is None or spec.head.kind == "pool":
+        return "base"
+    return "seq2seq" if spec.encoder is not None and spec.predicts_tokens else spec.head.kind
 
 
 def _ngram_contents(net: NgramModel, card: Card) -> _Contents:
+    if card.pooling is not None:
+        raise ConfigError("The card's `pooling` makes vectors of hidden states, and an n-gram model has none; leave it out.")
     spec = net.spec.model_dump(mode="json")
     config = {"model_type": _NGRAM, "architectures": ["TouchstoneNgram"], "vocab_size": net.spec.vocab_size, "spec": spec}
     tensors = {name: torch.from_numpy(array) for name, array in sorted(net.to_arrays().items())}
@@ -253,7 +329,9 @@ def _ngram_contents(net: NgramModel, card: Card) -> _Contents:
     return _Contents(_NGRAM, config, tensors, card, facts, False)
 
 
-def _verify(place: Path, files: Mapping[str, Mapping[str, Tensor]], net: LanguageNet | NgramModel, tokenizer: Tokenizer | None) -> None:
+def _verify(
+    place: Path, files: Mapping[str, Mapping[str, Tensor]], net: LanguageNet | NgramModel, tokenizer: Tokenizer | None, card: Card
+) -> None:
     """Read the folder back: every tensor as it was given, and a whole model with the same spec and tokenizer."""
     for name, tensors in files.items():
         stored = load_tensors(place / name)
@@ -262,6 +340,8 @@ def _verify(place: Path, files: Mapping[str, Mapping[str, Tensor]], net: Languag
     again = load_model(place)
     if again.spec != net.spec:
         raise ModelFolderError(f"{place}: the spec reads back differently from what was written.")
+    if again.card.pooling != card.pooling:
+        raise ModelFolderError(f"{place}: the `pooling` reads back differently from what was written.")
     if (again.tokenizer and again.tokenizer.fingerprint) != (tokenizer and tokenizer.fingerprint):
         raise ModelFolderError(f"{place}: the tokenizer reads back differently from what was written.")
 
@@ -288,15 +368,17 @@ def _exact_spec(said: ModelSpec, card: Card, folder: Path) -> ModelSpec:
 def _check_plausible(spec: ModelSpec, weights: WeightFiles, folder: Path) -> None:
     """Refuse sizes that the stored numbers cannot fill, before a network is made of them."""
     n_stored, n_tensors = weights.n_numbers(), len(weights.header)
-    if spec.n_layers > max(n_tensors, 1):
-        raise ModelFolderError(f"{folder}: config.json says {spec.n_layers} layers, and the files hold {n_tensors} tensors.")
+    n_layers = sum(len(stack.blocks) if isinstance(stack, Stack) else stack.cell.n_layers for stack in spec.stacks.values())
+    if n_layers > max(n_tensors, 1):
+        raise ModelFolderError(f"{folder}: config.json says {n_layers} layers, and the files hold {n_tensors} tensors.")
     if spec.n_parameters() > 2 * n_stored + 1_000_000:
         raise ModelFolderError(
             f"{folder}: config.json describes {spec.n_parameters():,} parameters, and the files hold {n_stored:,} numbers."
         )
-    table = spec.decoder.position if isinstance(spec.decoder, Stack) else None
-    if isinstance(table, SinusoidalPositions) and table.max_seq_len * spec.d_model > 1 << 28:
-        raise ModelFolderError(f"{folder}: a sinusoidal table of {table.max_seq_len} × {spec.d_model} is larger than a gigabyte.")
+    tables = [stack.position for stack in spec.stacks.values() if isinstance(stack, Stack)]
+    for table in tables:
+        if isinstance(table, SinusoidalPositions) and table.max_seq_len * spec.d_model > 1 << 28:
+            raise ModelFolderError(f"{folder}: a sinusoidal table of {table.max_seq_len} × {spec.d_model} is larger than a gigabyte.")
 
 
 class _WeightsOnMeta(TorchFunctionMode):
@@ -312,14 +394,17 @@ def _empty_net(spec: ModelSpec, kernel: KernelName) -> LanguageNet:
         return build(spec, kernel=kernel, seed=None)
 
 
-def _load_tokenizer(folder: Path) -> tuple[Tokenizer | None, dict[str, str]]:
+def _load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer | None, dict[str, str]]:
     for name in _TOKENIZER_FILES:
         if (folder / name).is_symlink() or (folder / name).exists():
             _touch(folder / name)
     if (folder / "tokenizer.json").exists():
+        return Tokenizer.load(folder, n_rows=vocab_size), {}
+    others = [name for name in VOCABULARY_FILES if (folder / name).exists()]
+    reason = why_unreadable(folder) if others else None
+    if others and reason is None:
         return Tokenizer.load(folder), {}
-    others = [name for name in _OTHER_TOKENIZERS if (folder / name).exists()]
-    return None, dict.fromkeys(others, "is a tokenizer of another kind; only tokenizer.json is read")
+    return None, dict.fromkeys(others, f"is no tokenizer that can be read: {reason}")
 
 
 def _load_generation(folder: Path, config: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], dict[str, str], list[str]]:
@@ -334,7 +419,7 @@ def _read_card(folder: Path) -> Card:
     path = folder / CARD_NAME
     if not (path.is_symlink() or path.exists()):
         return Card()
-    return _as_folder_error(lambda: parse(Card, _mapping(path), source=str(path)))
+    return _as_folder_error(lambda: parse(Card, few_records(_mapping(path)), source=str(path)))
 
 
 def _read_template(folder: Path) -> str | None:
@@ -352,7 +437,7 @@ def _read_template(folder: Path) -> str | None:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    data = read_json(path)
+    data = read_json(path, max_bytes=_MAX_CONFIG_BYTES)
     if not isinstance(data, dict):
         raise ModelFolderError(f"{path}: should hold a mapping, not a {type(data).__name__}.")
     return data

@@ -1,13 +1,14 @@
 """Weight tables: one row a tensor, both directions derived from it, and a report of everything that does not fit.
 
 A row pairs our names with the file's and says how the numbers move. `{i}` stands for a layer and `{e}` for an expert, on both
-sides. The check runs on headers alone, before a tensor is read, and reports all problems at once.
+sides; a row with one name of theirs for all experts takes them together, in order. The check runs on headers alone, before a
+tensor is read, and reports all problems at once.
 """
 
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -15,14 +16,16 @@ import torch
 from torch import Tensor
 
 from touchstone.config import closest
-from touchstone.errors import ModelFolderError
+from touchstone.errors import ModelFolderError, printable
 from touchstone.files import TensorEntry
 
 __all__ = [
+    "AsRow",
     "Fuse",
     "Plan",
     "Row",
     "Same",
+    "Stacked",
     "StateReport",
     "TiedAlias",
     "Transform",
@@ -87,6 +90,20 @@ class Transpose:
 
 
 @dataclass(frozen=True)
+class AsRow:
+    """A vector stored as a matrix of one row."""
+
+    def their_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return (1, *shapes[0])
+
+    def to_theirs(self, ours: Sequence[Tensor]) -> Tensor:
+        return ours[0][None]
+
+    def to_ours(self, theirs: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        return [theirs[0]]
+
+
+@dataclass(frozen=True)
 class Fuse:
     """Several of ours behind each other along an axis (of ours) in one of theirs, transposed after that where `transposed`."""
 
@@ -113,12 +130,36 @@ class Fuse:
 
 
 @dataclass(frozen=True)
+class Stacked:
+    """The matrices of all experts in one tensor (E, …), the `n_parts` of each behind each other first."""
+
+    n_parts: int = 1
+
+    def their_shape(self, shapes: Sequence[Shape]) -> Shape:
+        one = shapes[: self.n_parts]
+        return (len(shapes) // self.n_parts, sum(shape[0] for shape in one), *one[0][1:])
+
+    def to_theirs(self, ours: Sequence[Tensor]) -> Tensor:
+        fuse = Fuse()
+        return torch.stack([fuse.to_theirs(ours[first : first + self.n_parts]) for first in range(0, len(ours), self.n_parts)])
+
+    def to_ours(self, theirs: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        fuse, parts = Fuse(), shapes[: self.n_parts]
+        return [part for expert in theirs for part in fuse.to_ours(expert, parts)]
+
+
+@dataclass(frozen=True)
 class Row:
-    """Our names (several for a fused tensor), their name, and what lies between."""
+    """Our names (several for a fused tensor), their name, and what lies between.
+
+    beside, without: our name of another tensor that the network must have, or must lack, for the row to apply; placeholders as in `ours`.
+    """
 
     ours: str | tuple[str, ...]
     theirs: str
     transform: Transform = Same()
+    beside: str | None = None
+    without: str | None = None
 
     @property
     def our_names(self) -> tuple[str, ...]:
@@ -160,8 +201,8 @@ class Plan:
     names: Mapping[str, str]
     report: StateReport
 
-    def load(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our state from the file's tensors, each in its stored type."""
+    def load(self, theirs: Mapping[str, Tensor], source: str = "weights") -> dict[str, Tensor]:
+        """Our state from the file's tensors, each in its stored type; `source` opens the error message."""
         ours: dict[str, Tensor] = {}
         for row in self.rows:
             name = self.names.get(row.theirs)
@@ -171,7 +212,8 @@ class Plan:
             for our_name, part in zip(row.our_names, parts, strict=True):
                 if our_name in ours and not same_bits(ours[our_name], part):
                     raise ModelFolderError(
-                        f"`{name}` is another tensor than the one config.json ties it to; set `tie_word_embeddings` to false, or remove it."
+                        f"{source}: `{name}` is another tensor than the one config.json ties it to; "
+                        "set `tie_word_embeddings` to false, or remove the tensor."
                     )
                 ours.setdefault(our_name, part)
         return ours
@@ -200,10 +242,13 @@ def expand(rows: Iterable[Row], names: Iterable[str]) -> tuple[Row, ...]:
     found: list[Row] = []
     for row in rows:
         pattern = _pattern(row.our_names[0])
-        for fields in [hit.groupdict() for name in present if (hit := pattern.fullmatch(name))]:
-            ours = tuple(_fill(name, fields) for name in row.our_names)
-            if all(name in present for name in ours):
-                found.append(Row(ours, _fill(row.theirs, fields), row.transform))
+        hits = [hit.groupdict() for name in present if (hit := pattern.fullmatch(name))]
+        together: dict[str, tuple[str, ...]] = {}
+        for fields in sorted(hits, key=lambda fields: int(fields.get("e", 0))):
+            ours, theirs = tuple(_fill(name, fields) for name in row.our_names), _fill(row.theirs, fields)
+            if all(name in present for name in ours) and _goes_with(row, fields, present):
+                together[theirs] = together.get(theirs, ()) + ours
+        found += [Row(ours, theirs, row.transform) for theirs, ours in together.items()]
     stored = {row.theirs for row in found if not isinstance(row.transform, TiedAlias)}
     kept = [row for row in found if not (isinstance(row.transform, TiedAlias) and row.theirs in stored)]
     return tuple(sorted(kept, key=lambda row: (isinstance(row.transform, TiedAlias), row.theirs)))
@@ -215,23 +260,26 @@ def match(
     header: Mapping[str, TensorEntry],
     *,
     prefix: str = "",
+    other_prefixes: Collection[str] = (),
     ignored: Mapping[str, str] | None = None,
 ) -> Plan:
     """Compare a file's header with the shapes of our network.
 
     prefix: what the names of the whole model have before those of its base (`transformer.`); a file that never uses it is read
         as the base's own.
+    other_prefixes: what some classes write in its place.
     ignored: regular expressions of tensor names, and why they are left out.
     """
     concrete = expand(rows, shapes)
     assert {name for row in concrete for name in row.our_names} == set(shapes), "the table does not cover the network it was chosen for"
-    names, left_out = _names_in_file({row.theirs for row in concrete}, header, prefix, ignored or {})
+    names, left_out = _names_in_file({row.theirs for row in concrete}, header, prefix, other_prefixes, ignored or {})
     wanted = {row.theirs: row for row in concrete}
     aliases = {row.theirs: row.our_names[0] for row in concrete if isinstance(row.transform, TiedAlias)}
     sources = {row.our_names[0]: row.theirs for row in concrete if row.theirs not in aliases}
     stands_in = {sources[ours] for theirs, ours in aliases.items() if theirs in names}
     missing = [name for name in wanted if name not in names and name not in aliases and name not in stands_in]
-    unknown = [name for name in header if name not in names.values() and name not in left_out]
+    taken = set(names.values())
+    unknown = [name for name in header if name not in taken and name not in left_out]
     misshapen, mistyped = {}, {}
     for theirs, name in names.items():
         entry, row = header[name], wanted[theirs]
@@ -266,14 +314,15 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def _names_in_file(
-    expected: set[str], header: Mapping[str, TensorEntry], prefix: str, ignored: Mapping[str, str]
+    expected: set[str], header: Mapping[str, TensorEntry], prefix: str, others: Collection[str], ignored: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Which name in the file stands for each of the table's, and which are left out, with the reason."""
-    bare = bool(prefix) and not any(name.startswith(prefix) for name in header)
+    bare = bool(prefix) and not any(name.startswith((prefix, *others)) for name in header)
     names: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for name in header:
-        full = prefix + name if bare and name not in expected else name
+        known = next((prefix + name.removeprefix(other) for other in others if name.startswith(other)), name)
+        full = prefix + name if bare and name not in expected else known
         reason = next((why for pattern, why in ignored.items() if re.fullmatch(pattern, full)), None)
         if full in expected:
             names[full] = name
@@ -285,13 +334,20 @@ def _names_in_file(
 def _nearest(names: Sequence[str], others: Sequence[str], phrase: str) -> dict[str, str]:
     """Each name with the nearest of the others; the search is quadratic, so only the names that are shown get it."""
     near = {name: closest(name, others[:2000], n=1) for name in names[:_MOST_SHOWN]}
-    return {name: phrase.format(near[name][0]) if near.get(name) else "" for name in names}
+    return {name: phrase.format(printable(near[name][0])) if near.get(name) else "" for name in names}
 
 
 def _listed(names: Mapping[str, str]) -> str:
-    shown = [f"`{name}`{f' ({note})' if note else ''}" for name, note in itertools.islice(names.items(), _MOST_SHOWN)]
+    shown = [f"`{printable(name)}`{f' ({note})' if note else ''}" for name, note in itertools.islice(names.items(), _MOST_SHOWN)]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more." if more else ".")
+
+
+def _goes_with(row: Row, fields: Mapping[str, str], present: Collection[str]) -> bool:
+    """Whether the network has the tensor that the row goes with, and lacks the one that it does not."""
+    if row.beside is not None and _fill(row.beside, fields) not in present:
+        return False
+    return row.without is None or _fill(row.without, fields) not in present
 
 
 def _pattern(name: str) -> re.Pattern[str]:

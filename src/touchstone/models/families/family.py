@@ -4,12 +4,12 @@ A key is read, ignored with a reason, or an error with the nearest right name; a
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from touchstone.config import closest
-from touchstone.errors import ConfigError, ModelFolderError, Unsupported
+from touchstone.errors import ConfigError, ModelFolderError, Unsupported, printable
 from touchstone.models.spec import ModelSpec
 from touchstone.models.weights import Row, TiedAlias, expand, save_state
 from touchstone.nn.mlp import ActivationName
@@ -38,6 +38,11 @@ ACTIVATION_WORDS: dict[ActivationName, str] = {
     **{"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "relu2": "relu2", "silu": "silu", "tanh": "tanh"}
 }
 """The word to write for each of ours."""
+
+_BASE = "base"
+_ENCODER = "encoder"  # a class that is an encoder-decoder's encoder alone
+
+_MOST_SHOWN = 40  # problems of one file; the rest is counted
 
 _RUN = "says how the model is run, not what it computes"
 _TRAIN = "is for starting or running a training"
@@ -96,8 +101,17 @@ _ONLY: dict[str, tuple[Any, str]] = {
 class HfConfig:
     """A config.json being read: typed look-ups that note problems instead of raising, and `finish`, which reports them together."""
 
-    def __init__(self, data: Mapping[str, Any], source: str, aliases: Mapping[str, str] | None = None) -> None:
-        self.source = source
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        source: str,
+        aliases: Mapping[str, str] | None = None,
+        *,
+        head: str = "lm",
+        stored: Collection[str] = (),
+    ) -> None:
+        """head: the kind of the class that the folder is of; "base" = the base model's. stored: names of the tensors there, where known."""
+        self.source, self.head, self.stored = source, head, stored
         self.problems: list[str] = []
         self.unsupported: list[str] = []
         self._data = dict(data)
@@ -106,7 +120,7 @@ class HfConfig:
             if alias in self._data:
                 value = self._data.pop(alias)
                 if self._data.setdefault(name, value) != value:
-                    self.problems.append(f"`{alias}` ({value!r}) and `{name}` ({self._data[name]!r}) are one setting; keep one.")
+                    self.problems.append(f"`{alias}` ({_shown(value)}) and `{name}` ({_shown(self._data[name])}) are one setting; keep one")
 
     @property
     def model_type(self) -> str:
@@ -138,7 +152,7 @@ class HfConfig:
         found = self.value(key)
         if found is None:
             return default
-        if type(found) not in (int, float) or not math.isfinite(found) or not least <= found <= most:
+        if not _is_finite(found) or not least <= found <= most:
             bounds = f"from {least:g}" + ("" if math.isinf(most) else f" to {most:g}")
             self.problems.append(f"`{key}` should be a number {bounds}, not {_shown(found)}")
             return default
@@ -171,6 +185,40 @@ class HfConfig:
             return table[default]
         return table[found]
 
+    def n_labels(self, default: int = 2) -> int:
+        """How many labels the head has: entries of `id2label`, else `num_labels`; transformers takes two where neither says."""
+        self._asked |= {"id2label", "label2id", "num_labels", "problem_type"}
+        names = self.label_names()
+        if names is not None:
+            return len(names) or default
+        return self.size("num_labels", default)
+
+    def label_names(self) -> tuple[str, ...] | None:
+        """`id2label` in the order of its numbers; None where the file has none."""
+        found = self.value("id2label")
+        if found is None:
+            return None
+        try:
+            names = {int(key): name for key, name in found.items()}
+        except (AttributeError, TypeError, ValueError):
+            names = {}
+        if sorted(names) != list(range(len(names))) or not all(isinstance(name, str) for name in names.values()) or not names:
+            self.problems.append(f"`id2label` should name the labels 0, 1, 2 …, not {_shown(found)}")
+            return ()
+        return tuple(names[number] for number in range(len(names)))
+
+    def problem(self, n_labels: int) -> Literal["single-label", "multi-label", "regression"]:
+        """What the scores of a classifier mean; where `problem_type` is not given, one label is a regression."""
+        words: dict[str, Literal["single-label", "multi-label", "regression"]] = {
+            "single_label_classification": "single-label",
+            "multi_label_classification": "multi-label",
+            "regression": "regression",
+        }
+        problem = self.choice("problem_type", words, "regression" if n_labels == 1 else "single_label_classification")
+        if problem == "single-label" and n_labels == 1:
+            self.problems.append("`problem_type` single_label_classification needs two labels; one number is a regression")
+        return problem
+
     def finish(self, ignored: Mapping[str, str], only: Mapping[str, tuple[Any, str]] | None = None) -> None:
         """Raise what was wrong: ModelFolderError, or Unsupported if the file is sound and only asks for what is not built.
 
@@ -181,14 +229,16 @@ class HfConfig:
             if found is not None and found != single:
                 self.unsupported.append(f"`{key}` ({_shown(found)}): {why}")
         known = self._asked | set(_IGNORED) | set(ignored)
-        for key in self._data:
-            if key not in known:
-                near = closest(key, known, n=1)
-                self.problems.append(f"unknown key `{key}`{f'; did you mean `{near[0]}`?' if near else ''}")
+        unknown = [key for key in self._data if key not in known]
+        for key in unknown[:_MOST_SHOWN]:
+            near = closest(key, known, n=1)
+            self.problems.append(f"unknown key `{printable(key)}`{f'; did you mean `{near[0]}`?' if near else ''}")
+        if len(unknown) > _MOST_SHOWN:
+            self.problems.append(f"and {len(unknown) - _MOST_SHOWN} more unknown keys")
         if self.problems:
-            raise ModelFolderError(f"{self.source}: " + "; ".join([*self.problems, *self.unsupported]) + ".")
+            raise ModelFolderError(f"{self.source}: " + "; ".join(dict.fromkeys([*self.problems, *self.unsupported])) + ".")
         if self.unsupported:
-            raise Unsupported(f"{self.source}: " + "; ".join(self.unsupported) + ".")
+            raise Unsupported(f"{self.source}: " + "; ".join(dict.fromkeys(self.unsupported)) + ".")  # a key of both sides is read twice
 
 
 @dataclass(frozen=True)
@@ -196,18 +246,25 @@ class Family:
     """One family of model folders: how its config says a spec, and how its tensors are named."""
 
     name: str
-    architectures: Mapping[str, tuple[str, ...]]  # model_type -> the classes read; the first is written
+    architectures: Mapping[str, Mapping[str, str]]
+    """model_type -> the classes read -> kind of head; "base" = names without the prefix, "encoder" = an encoder-decoder's encoder alone."""
     to_spec: Callable[[HfConfig], ModelSpec]
     to_hf_config: Callable[[ModelSpec, str], dict[str, Any] | None]  # None where the spec is plainly of another kind
     weights: tuple[Row, ...] | None  # None = our own names
+    also_read: tuple[Row, ...] | None = None  # another table of the same tensors, which some files follow; never written
     prefix: str = ""  # before the names of the base model, in the files of the whole one
+    other_prefixes: Mapping[str, str] = field(default_factory=dict)  # classes that write another one -> theirs
+    refused_classes: Mapping[str, str] = field(default_factory=dict)  # with the reason, and what to do
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config keys
     ignored_keys: Mapping[str, str] = field(default_factory=dict)  # with the reason
     ignored_tensors: Mapping[str, str] = field(default_factory=dict)  # regular expression -> reason
 
-    def read(self, data: Mapping[str, Any], source: str = "config.json") -> ModelSpec:
-        """The spec that a config.json describes; raises ModelFolderError or Unsupported with everything that is wrong."""
-        config = HfConfig(data, source, self.aliases)
+    def read(self, data: Mapping[str, Any], source: str = "config.json", *, stored: Collection[str] = ()) -> ModelSpec:
+        """The spec that a config.json describes; raises ModelFolderError or Unsupported with everything that is wrong.
+
+        stored: names of the tensors in the folder, for what a config does not say (whether there is a pooler).
+        """
+        config = HfConfig(data, source, self.aliases, head=self.head_of(data), stored=stored)
         self._check_architectures(data, config)
         try:
             return self.to_spec(config)
@@ -216,25 +273,52 @@ class Family:
 
     def write(self, spec: ModelSpec, model_type: str) -> dict[str, Any] | None:
         """A config.json of that type for the spec, or None if it plainly has no place there; compare what `read` makes of it."""
-        written = self.to_hf_config(spec, model_type)
+        classes = self.architectures[model_type]
+        wanted = spec.head.kind if spec.head is not None and spec.head.kind != "pool" else _BASE
+        wanted = "pool" if "pool" in classes.values() and spec.head is not None and spec.head.kind == "pool" else wanted
+        if wanted == _BASE and spec.decoder is None and _ENCODER in classes.values():
+            wanted = _ENCODER
+        architecture = next((name for name, head in classes.items() if head == wanted), None)
+        written = self.to_hf_config(spec, model_type) if architecture is not None else None
         if written is None:
             return None
-        return {"model_type": model_type, "architectures": [self.architectures[model_type][0]], **written}
+        return {"model_type": model_type, "architectures": [architecture], **written}
+
+    def head_of(self, data: Mapping[str, Any]) -> str:
+        """The kind of head of the class that a config.json names; that of the type's first class where it names none that is read."""
+        classes = self.architectures[str(data.get("model_type"))]
+        named = data.get("architectures")
+        known = [name for name in named if isinstance(name, str) and name in classes] if isinstance(named, list) else []
+        return classes[known[0]] if known else next(iter(classes.values()))
 
     def left_out(self, data: Mapping[str, Any]) -> dict[str, str]:
         """The keys of a config.json that this family ignores, each with the reason."""
         reasons = {**_IGNORED, **self.ignored_keys}
         return {key: reasons[key] for key in data if key in reasons}
 
-    def rows(self, names: Mapping[str, Any]) -> tuple[Row, ...]:
-        """The table for a network with these tensor names."""
-        return self.weights if self.weights is not None else tuple(Row(name, name) for name in names)
+    def rows(self, names: Collection[str], *, stored: Collection[str] = ()) -> tuple[Row, ...]:
+        """The table for a network with these tensor names; of two, the one that knows more of the names stored in a file."""
+        if self.weights is None:
+            return tuple(Row(name, name) for name in names)
+        if self.also_read is None:
+            return self.weights
+        others = ("", *self.other_prefixes.values())
+        there = {*stored, *(self.prefix + name.removeprefix(other) for name in stored for other in others)}
+        return max(self.weights, self.also_read, key=lambda table: sum(row.theirs in there for row in expand(table, names)))
+
+    def their_names(self, names: Collection[str]) -> frozenset[str]:
+        """What a file of the whole model calls the tensors of a network with these names; none for no names."""
+        rows = expand(self.rows(names), names)
+        return frozenset(row.theirs for row in rows if not isinstance(row.transform, TiedAlias))
 
     def to_theirs(self, ours: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         """The file's tensors from our state; a base class's are named without the prefix."""
         theirs = save_state(self.rows(ours), ours)
         if self.prefix and not self._has_head(architecture):
             return {name.removeprefix(self.prefix): tensor for name, tensor in theirs.items()}
+        if (own := self.other_prefixes.get(architecture)) is not None:
+            renamed = {name: own + name.removeprefix(self.prefix) if name.startswith(self.prefix) else name for name in theirs}
+            return {renamed[name]: theirs[name] for name in sorted(theirs, key=renamed.__getitem__)}
         return theirs
 
     def holds_state(self, names: Mapping[str, Any], architecture: str) -> bool:
@@ -245,7 +329,7 @@ class Family:
         return all(row.theirs.startswith(self.prefix) for row in rows if not isinstance(row.transform, TiedAlias))
 
     def _has_head(self, architecture: str) -> bool:
-        return not any(architecture == classes[-1] and len(classes) > 1 for classes in self.architectures.values())
+        return all(classes.get(architecture) != _BASE for classes in self.architectures.values())
 
     def _check_architectures(self, data: Mapping[str, Any], config: HfConfig) -> None:
         found = data.get("architectures")
@@ -254,8 +338,17 @@ class Family:
         known = self.architectures[config.model_type]
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
             config.problems.append(f"`architectures` should be a list of class names, not {_shown(found)}")
+        elif refused := [name for name in found if name in self.refused_classes]:
+            config.unsupported += [f"`architectures` names {name}, which {self.refused_classes[name]}" for name in refused]
         elif unread := [name for name in found if name not in known]:
-            config.unsupported.append(f"`architectures` {unread} is another kind of model; read here: {', '.join(known)}")
+            config.unsupported.append(f"`architectures` {_shown(unread)} is another kind of model; read here: {', '.join(known)}")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number of more digits than a float reaches
+        return False
 
 
 def _shown(value: Any) -> str:

@@ -16,8 +16,9 @@ Source: Radford et al. 2019; transformers `models/gpt2`.
 
 from typing import Any
 
+from touchstone.models.families.decoder_heads import decoder_classes, read_head, write_head
 from touchstone.models.families.family import ACTIVATION_WORDS, ACTIVATIONS, MAX_LAYERS, MAX_LENGTH, Family, HfConfig
-from touchstone.models.spec import EmbedSpec, LmHead, ModelSpec, Stack
+from touchstone.models.spec import EmbedSpec, ModelSpec, Stack
 from touchstone.models.weights import Fuse, Row, TiedAlias, Transpose
 from touchstone.nn.attention import AttentionSpec
 from touchstone.nn.block import BlockSpec
@@ -27,7 +28,7 @@ from touchstone.nn.position import LearnedPositions
 
 __all__ = ["FAMILY", "WEIGHTS", "to_hf_config", "to_spec"]
 
-MODEL_TYPES = {"gpt2": ("GPT2LMHeadModel", "GPT2Model")}
+MODEL_TYPES = {"gpt2": decoder_classes("GPT2", lm="GPT2LMHeadModel")}
 
 IGNORED = {
     **dict.fromkeys(
@@ -62,6 +63,11 @@ WEIGHTS = (
     Row("decoder.final_norm.bias", "transformer.ln_f.bias"),
     Row("lm_head.weight", "lm_head.weight"),
     Row("embed.weight", "lm_head.weight", TiedAlias()),
+    Row("classify_head.out.weight", "score.weight"),
+    Row("tag_head.out.weight", "classifier.weight"),
+    Row("tag_head.out.bias", "classifier.bias"),
+    Row("span_head.out.weight", "qa_outputs.weight"),
+    Row("span_head.out.bias", "qa_outputs.bias"),
 )
 
 
@@ -77,7 +83,7 @@ def to_spec(config: HfConfig) -> ModelSpec:
     on_embeddings = config.share("embd_pdrop", 0.1)
     scaled, by_layer = config.flag("scale_attn_weights", True), config.flag("scale_attn_by_inverse_layer_idx", False)
     embed = EmbedSpec(vocab_size=config.size("vocab_size"), d_model=d_model)
-    head = LmHead(tied=config.flag("tie_word_embeddings", True))
+    head = read_head(config, tied=True)
     if d_model % n_heads:
         config.problems.append(f"`n_embd` ({d_model}) must be a multiple of `n_head` ({n_heads})")
     config.finish(IGNORED)
@@ -108,7 +114,9 @@ def to_hf_config(spec: ModelSpec, model_type: str) -> dict[str, Any] | None:
     stack = spec.decoder
     if not isinstance(stack, Stack) or not isinstance(stack.position, LearnedPositions):
         return None
-    block = stack.blocks[0]
+    block, mlp = stack.blocks[0], stack.blocks[0].mlp
+    if not isinstance(mlp, MlpSpec):
+        return None
     scales = [each.attn.scale for each in stack.blocks]
     switches = {
         (scaled, by_layer): _scales(block.attn.d_head, len(scales), scaled=scaled, by_layer=by_layer)
@@ -122,15 +130,15 @@ def to_hf_config(spec: ModelSpec, model_type: str) -> dict[str, Any] | None:
         "n_embd": spec.d_model,
         "n_layer": len(stack.blocks),
         "n_head": block.attn.n_heads,
-        "n_inner": None if block.mlp.d_ff == 4 * spec.d_model else block.mlp.d_ff,
-        "activation_function": "gelu_new" if block.mlp.activation == "gelu_tanh" else ACTIVATION_WORDS[block.mlp.activation],
+        "n_inner": None if mlp.d_ff == 4 * spec.d_model else mlp.d_ff,
+        "activation_function": "gelu_new" if mlp.activation == "gelu_tanh" else ACTIVATION_WORDS[mlp.activation],
         "layer_norm_epsilon": block.norm.norm_eps,
         "attn_pdrop": block.attn.dropout,
         "resid_pdrop": block.dropout,
         "embd_pdrop": stack.dropout,
         "scale_attn_weights": scaled,
         "scale_attn_by_inverse_layer_idx": by_layer,
-        "tie_word_embeddings": spec.head.tied,
+        **write_head(spec.head),
     }
 
 

@@ -2,20 +2,23 @@
 
 | | the plain pre-norm decoder | here |
 |---|---|---|
-| `touchstone-decoder` | | any stack of attention blocks |
-| `touchstone-recurrent` | attention | LSTM or GRU layers |
+| `touchstone-decoder` | | any stack of attention blocks that looks back |
+| `touchstone-encoder` | looks back | any stack that looks both ways |
+| `touchstone-encoder-decoder` | one stack | both, the second looking at the first |
+| `touchstone-recurrent`, `-recurrent-encoder`, `-recurrent-encoder-decoder` | attention | LSTM or GRU layers |
 """
 
-from typing import Any
+from typing import Any, get_args
 
 from touchstone.config import parse
 from touchstone.errors import ConfigError
 from touchstone.models.families.family import Family, HfConfig
-from touchstone.models.spec import ModelSpec
+from touchstone.models.heads import MODULES
+from touchstone.models.spec import ModelKind, ModelSpec
 
 __all__ = ["FAMILY", "to_hf_config", "to_spec"]
 
-_KINDS = {"touchstone-decoder": "decoder", "touchstone-recurrent": "recurrent"}
+_KINDS = {f"touchstone-{kind}": kind for kind in get_args(ModelKind)}
 
 _COPIES = {
     "vocab_size": "repeats the spec for other readers",
@@ -51,12 +54,16 @@ def to_hf_config(spec: ModelSpec, model_type: str) -> dict[str, Any] | None:
     }
 
 
+def _class(kind: str, head: str) -> str:
+    """TouchstoneDecoder for a decoder that predicts tokens, TouchstoneDecoderForClassify …"""
+    words = "".join(word.capitalize() for word in kind.split("-"))
+    after = {"lm": "", "base": "Body"}.get(head, "For" + "".join(word.capitalize() for word in head.split("-")))
+    return f"Touchstone{words}{after}"
+
+
 FAMILY = Family(
     name="touchstone",
-    architectures={
-        "touchstone-decoder": ("TouchstoneDecoder",),
-        "touchstone-recurrent": ("TouchstoneRecurrent",),
-    },
+    architectures={name: {_class(kind, head): head for head in (*MODULES, "base")} for name, kind in _KINDS.items()},
     to_spec=to_spec,
     to_hf_config=to_hf_config,
     weights=None,

@@ -30,11 +30,16 @@ _KEYS = {
 }
 
 
-def read_rotary(config: HfConfig, max_seq_len: int, *, theta: float = 10_000.0) -> RotaryPositions:
-    """The positions that the keys of either version describe; what is wrong is noted in the config."""
+def read_rotary(
+    config: HfConfig, max_seq_len: int, *, theta: float = 10_000.0, d_head: int | None = None, share: float = 1.0
+) -> RotaryPositions:
+    """The positions that the keys of either version describe; what is wrong is noted in the config.
+
+    d_head: given where the family's classes may turn a part of each head only. theta, share (that part): where no key says it.
+    """
     new, old = config.value("rope_parameters"), config.value("rope_scaling")
     theta = config.number("rope_theta", theta, least=1e-9)
-    partial = config.value("partial_rotary_factor")
+    outer = config.number("partial_rotary_factor", share, most=1.0)
     if any(given is not None and not isinstance(given, Mapping) for given in (new, old)):
         config.problems.append("`rope_parameters` and `rope_scaling` should be mappings")
         return RotaryPositions(max_seq_len=max_seq_len)
@@ -49,7 +54,10 @@ def read_rotary(config: HfConfig, max_seq_len: int, *, theta: float = 10_000.0) 
     if config.has("rope_theta") and inner.has("rope_theta") and parameters["rope_theta"] != theta:
         config.problems.append(f"`rope_theta` ({theta:g}) and the one in `rope_parameters` ({parameters['rope_theta']}) differ; keep one")
     theta = inner.number("rope_theta", theta, least=1e-9)
-    if (partial if partial is not None else parameters.get("partial_rotary_factor")) not in (None, 1, 1.0):
+    share = inner.number("partial_rotary_factor", outer, most=1.0)
+    if config.value("partial_rotary_factor") is not None and share != outer:
+        config.problems.append(f"`partial_rotary_factor` ({outer:g}) and the one in `rope_parameters` ({share:g}) differ; keep one")
+    if share != 1.0 and d_head is None:
         config.unsupported.append("`partial_rotary_factor` other than 1 is not in this family's classes")
     for key in parameters:
         if key not in _ALWAYS | _KEYS[kind]:
@@ -58,12 +66,17 @@ def read_rotary(config: HfConfig, max_seq_len: int, *, theta: float = 10_000.0) 
             )
     scaling = _scaling(kind, inner, max_seq_len)
     config.problems += [f"{problem} in the rotary settings" for problem in inner.problems]
-    return RotaryPositions(theta=theta, max_seq_len=max_seq_len, scaling=scaling)
+    d_rotary = int(d_head * share) if d_head is not None and share != 1.0 else None
+    return RotaryPositions(theta=theta, d_rotary=d_rotary, max_seq_len=max_seq_len, scaling=scaling)
 
 
-def write_rotary(position: RotaryPositions) -> dict[str, Any]:
-    """The keys of both versions; a version reads its own and takes the other for the same."""
+def write_rotary(position: RotaryPositions, *, d_head: int | None = None) -> dict[str, Any]:
+    """The keys of both versions; a version reads its own and takes the other for the same.
+
+    d_head: given where the family's classes may turn a part of each head only; the part is then always written.
+    """
     scaling = position.scaling
+    share = {} if d_head is None else {"partial_rotary_factor": (position.d_rotary or d_head) / d_head}
     if scaling is None:
         told: dict[str, Any] = {"rope_type": "default"}
     else:
@@ -72,8 +85,9 @@ def write_rotary(position: RotaryPositions) -> dict[str, Any]:
             told["original_max_position_embeddings"] = told.pop("original_max_seq_len")
     return {
         "rope_theta": position.theta,
+        **share,
         "rope_scaling": told if scaling is not None else None,
-        "rope_parameters": {"rope_theta": position.theta, **told},
+        "rope_parameters": {"rope_theta": position.theta, **share, **told},
     }
 
 
