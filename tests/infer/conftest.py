@@ -17,6 +17,7 @@ class Pieces(Tokenizer):
     is_byte_level = True
     bos_id = None
     eos_id = 0
+    prefix_ids = ()
 
     def __init__(self):
         pass

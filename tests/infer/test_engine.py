@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from touchstone.errors import ConfigError, NoTokenizer, Unsupported
+from touchstone.errors import ConfigError, NoTokenizer
 from touchstone.infer.engine import Engine
 from touchstone.infer.request import Request, Sampling
 from touchstone.infer.sampling import Uniforms
@@ -174,11 +174,6 @@ def test_a_text_prompt_needs_a_tokenizer(net):
         Engine(net).generate([Request("abc")])
     with pytest.raises(NoTokenizer, match="`stop`"):
         Engine(net).generate(requests([[1]], stop="x"))
-
-
-def test_beam_search_is_refused_as_not_built(net):
-    with pytest.raises(Unsupported, match="num_beams"):
-        Engine(net).generate(requests([[1]], num_beams=4))
 
 
 def test_a_bias_on_a_token_that_does_not_exist_is_refused(net):

@@ -41,6 +41,16 @@ WRONG = [
     ("logit_bias", {-3: 1.0}, "0 or more"),
     ("logit_bias", dict.fromkeys(range(1025), 1.0), "at most 1024"),
     ("logit_bias", {3: math.nan}, "finite"),
+    ("length_penalty", 31.0, "from -30.0 to 30.0"),
+    ("early_stopping", "sometimes", "never"),
+    ("no_repeat_ngram_size", -1, "from 0 to 1000000"),
+    ("bad_words_ids", [[1], []], "one token id or more"),
+    ("bad_words_ids", [3], "tuple"),
+    ("bad_words_ids", [[-3]], "0 or more"),
+    ("suppress_tokens", [1, True], "integer"),
+    ("begin_suppress_tokens", [-1], "0 or more"),
+    ("forced_bos_ids", "x", "tuple"),
+    ("forced_eos_ids", list(range(70_000)), "at most 65536"),
     ("constraint", 3, "callable"),
 ]
 
@@ -100,6 +110,24 @@ def test_unset_fields_come_from_the_defaults_and_set_ones_stay():
 def test_one_beam_switches_off_the_defaults_beam_settings():
     merged = Sampling(num_beams=1).over(Sampling(num_beams=4, length_penalty=0.6, early_stopping=True))
     assert merged.given() == {"num_beams": 1}
+
+
+def test_more_completions_than_beams_are_refused():
+    with pytest.raises(ConfigError, match=r"`n` \(3\) must be at most `num_beams` \(2\)"):
+        Sampling(num_beams=2, n=3)
+    with pytest.raises(ConfigError, match=r"`n` \(5\)"):
+        Sampling(n=5).over(Sampling(num_beams=4))
+    assert Sampling(num_beams=1, n=3).n == 3
+
+
+def test_a_least_length_of_the_defaults_gives_way_to_a_shorter_greatest_one():
+    merged = Sampling(max_new_tokens=20).over(Sampling(min_new_tokens=55, max_new_tokens=141))
+    assert merged.given() == {"max_new_tokens": 20, "min_new_tokens": 20}
+
+
+def test_lists_of_tokens_may_be_lists_and_one_token_may_stand_alone():
+    settings = Sampling(bad_words_ids=[[1, 2], (3,)], suppress_tokens=[4, 5], forced_eos_ids=6, forced_bos_ids=[])
+    assert settings.given() == {"bad_words_ids": ((1, 2), (3,)), "suppress_tokens": (4, 5), "forced_eos_ids": (6,), "forced_bos_ids": ()}
 
 
 def test_a_constraint_survives_merging_and_changing():

@@ -1,12 +1,27 @@
 import pytest
 import torch
 from transformers.generation.logits_process import (
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
 )
 
-from touchstone.infer.rules import FrequencyPenalty, LogitBias, MinNewTokens, RepetitionPenalty
+from touchstone.infer.rules import (
+    BannedRuns,
+    BannedTokens,
+    ForcedTokens,
+    FrequencyPenalty,
+    LogitBias,
+    MinNewTokens,
+    NoRepeatedRuns,
+    RepetitionPenalty,
+)
 
 V = 11
 CPU = torch.device("cpu")
@@ -44,6 +59,39 @@ def test_minimum_length_equals_hugging_face_at_every_step(logits):
         rule.accept(NEW[n])
 
 
+STEPS = {
+    "runs of 1": (lambda: NoRepeatedRuns(1, PROMPT), NoRepeatNGramLogitsProcessor(1)),
+    "runs of 2": (lambda: NoRepeatedRuns(2, PROMPT), NoRepeatNGramLogitsProcessor(2)),
+    "runs of 3": (lambda: NoRepeatedRuns(3, PROMPT), NoRepeatNGramLogitsProcessor(3)),
+    "longer than the text": (lambda: NoRepeatedRuns(9, PROMPT), NoRepeatNGramLogitsProcessor(9)),
+    "banned runs": (
+        lambda: BannedRuns([(5,), (3, 7), (3, 7, 1), (1, 1), (9, 9, 9, 9, 9, 9, 9, 9)], PROMPT),
+        NoBadWordsLogitsProcessor([[5], [3, 7], [3, 7, 1], [1, 1], [9] * 8]),
+    ),
+    "banned": (lambda: BannedTokens([2, 9], CPU), SuppressTokensLogitsProcessor([2, 9])),
+    "banned first": (lambda: BannedTokens([2, 9], CPU, at=0), SuppressTokensAtBeginLogitsProcessor([2, 9], len(PROMPT))),
+    "banned second": (lambda: BannedTokens([2, 9], CPU, at=1), SuppressTokensAtBeginLogitsProcessor([2, 9], len(PROMPT) + 1)),
+    "forced last": (lambda: ForcedTokens([4, 6], 3, CPU), ForcedEOSTokenLogitsProcessor(len(PROMPT) + 4, [4, 6])),
+}
+
+
+@pytest.mark.parametrize(("make", "theirs"), STEPS.values(), ids=STEPS)
+def test_bans_and_forced_tokens_equal_hugging_face_at_every_step(make, theirs, logits):
+    rule = make()
+    for n in range(len(NEW) + 1):
+        expected = theirs(torch.tensor([PROMPT + NEW[:n]]), logits[None].clone())[0]
+        torch.testing.assert_close(rule.apply(logits), expected, rtol=0, atol=0)
+        rule.accept([*NEW, 0][n])
+
+
+def test_a_forced_first_token_equals_hugging_face_after_a_start_token(logits):
+    rule, theirs = ForcedTokens([6], 0, CPU), ForcedBOSTokenLogitsProcessor(6)
+    for n in range(3):
+        expected = theirs(torch.tensor([[3, *NEW[:n]]]), logits[None].clone())[0]
+        torch.testing.assert_close(rule.apply(logits), expected, rtol=0, atol=0)
+        rule.accept(NEW[n])
+
+
 def test_frequency_and_presence_follow_the_openai_formula_over_the_completion_only():
     rule = FrequencyPenalty(0.5, 0.25, V, CPU)
     for token in NEW:
@@ -61,6 +109,8 @@ def test_frequency_and_presence_follow_the_openai_formula_over_the_completion_on
         lambda: FrequencyPenalty(0.5, 0.25, V, CPU),
         lambda: MinNewTokens(2, {0, 5}, CPU),
         lambda: LogitBias({2: 1.5}, CPU),
+        *(make for make, _ in STEPS.values()),
+        lambda: ForcedTokens([6], 1, CPU),
     ],
 )
 def test_rolled_back_tokens_leave_no_trace(make, logits):
@@ -82,6 +132,10 @@ def test_rules_leave_their_argument_as_it_was(logits):
         FrequencyPenalty(1.0, 1.0, V, CPU),
         MinNewTokens(1, {0}, CPU),
         LogitBias({1: 2.0}, CPU),
+        NoRepeatedRuns(1, PROMPT),
+        BannedRuns([(5,)], PROMPT),
+        BannedTokens([2], CPU),
+        ForcedTokens([2], 1, CPU),
     ):
         rule.accept(1)
         rule.apply(logits)

@@ -7,12 +7,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from touchstone.calibrate.fit import Temperature, VectorScaling, calibration_from_dict
+from touchstone.errors import ConfigError
+from touchstone.files import hash_of
 from touchstone.models.card import Calibration
 
-__all__ = ["Calibrated", "NotCalibrated", "next_token_calibration"]
+__all__ = ["Calibrated", "CalibratedClasses", "NotCalibrated", "class_calibration", "labels_hash", "next_token_calibration"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,15 @@ class Calibrated:
     method: str
     target: str
     probability: Callable[[Float[Tensor, "N V"], Int[Tensor, " N"]], Float[Tensor, " N"]]
+
+
+@dataclass(frozen=True)
+class CalibratedClasses:
+    """A calibration of a classifier: `confidence(logits, label)` of its raw scores of one text and the number of a label."""
+
+    method: str
+    target: str
+    confidence: Callable[[Float[np.ndarray, " L"], int], float]
 
 
 @dataclass(frozen=True)
@@ -49,12 +62,60 @@ def next_token_calibration(
     return NotCalibrated(reason)
 
 
+def class_calibration(
+    records: Sequence[Calibration], weights_hash: Callable[[], str], numeric_scheme: str, labels: Sequence[str]
+) -> CalibratedClasses | NotCalibrated:
+    """The newest record for a classifier's labels that holds for these weights, this number type and these labels."""
+    candidates = [record for record in records if record.target == "class"]
+    if not candidates:
+        return NotCalibrated("No calibration of its labels is stored with this model.")
+    reason = ""
+    for record in reversed(candidates):
+        try:
+            confidence = _class_confidence(record)
+        except ConfigError as error:
+            reason = f"The stored calibration cannot be read: {error}"
+            continue
+        reason = _stale(record, weights_hash, numeric_scheme)
+        if not reason and record.labels_hash not in (None, labels_hash(labels)):
+            reason = "The stored calibration was fitted for other labels; fit it again."
+        if not reason:
+            return CalibratedClasses(record.method, record.target, confidence)
+    return NotCalibrated(reason)
+
+
+def labels_hash(labels: Sequence[str]) -> str:
+    """What a record keeps of the labels, their order included."""
+    return hash_of(list(labels))
+
+
+def _class_confidence(record: Calibration) -> Callable[[Float[np.ndarray, " L"], int], float]:
+    """Of the label's calibrated probability; the methods that know one number only get the plain probability of the label."""
+    fitted = calibration_from_dict({"method": record.method, **record.params})
+
+    def confidence(logits: Float[np.ndarray, " L"], label: int) -> float:
+        if isinstance(fitted, Temperature | VectorScaling):
+            return float(_softmax(fitted.apply(logits))[label])
+        return float(fitted.apply(_softmax(logits)[label : label + 1])[0])
+
+    return confidence
+
+
+def _softmax(logits: Float[np.ndarray, " L"]) -> Float[np.ndarray, " L"]:
+    weights = np.exp(logits - logits.max())
+    return np.asarray(weights / weights.sum())
+
+
 def _mismatch(record: Calibration, weights_hash: Callable[[], str], numeric_scheme: str) -> str:
     if record.method != "temperature":
         return f"The stored calibration uses the method `{record.method}`; next-token confidence is made by `temperature` only."
     temperature = record.params.get("temperature")
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
         return f"The stored calibration has no usable `temperature` ({temperature!r}); fit it again."
+    return _stale(record, weights_hash, numeric_scheme)
+
+
+def _stale(record: Calibration, weights_hash: Callable[[], str], numeric_scheme: str) -> str:
     if record.numeric_scheme != numeric_scheme:
         return f"The stored calibration was fitted in {record.numeric_scheme} and the model runs in {numeric_scheme}; fit it again."
     if record.weights_hash != weights_hash():

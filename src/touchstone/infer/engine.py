@@ -1,29 +1,31 @@
 """Generation: requests in, completions or a stream of tokens out.
 
-Choices are decoded in waves, as many at once as fit the cache; within a wave every choice has its own settings, rules and random
-numbers, a prompt is read once for all its choices, and a choice that ends leaves the batch. Every check of a request happens before
-the first token of any.
+Choices, or the beams of searches, are decoded in waves, as many at once as fit the cache; within a wave every one has its own
+settings, rules and random numbers, a prompt is read once for all of its request, and what ends leaves the batch. Every check of a
+request happens before the first token of any.
 """
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
+from itertools import accumulate
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from touchstone.errors import ConfigError, NoTokenizer, TouchstoneError, Unsupported
+from touchstone.errors import ConfigError, NoTokenizer, TouchstoneError
+from touchstone.infer.asked import Asked, build_rules
 from touchstone.infer.calibration import Calibrated
-from touchstone.infer.choice import Choice, Sampled, build_rules
-from touchstone.infer.request import DEFAULT_MAX_NEW_TOKENS, Completion, Request, Sampling, TokenEvent, TokenLogprob
+from touchstone.infer.choice import Choice
+from touchstone.infer.request import DEFAULT_MAX_NEW_TOKENS, Completion, Request, Sampling, TokenEvent
+from touchstone.infer.rules import Rule
 from touchstone.infer.runner import LanguageCore, Rows, bound_of, runner_of
+from touchstone.infer.sampled import read_sampled, widest
 from touchstone.infer.sampling import SamplingTable, choose
-from touchstone.infer.stop import CompletionText
+from touchstone.infer.search import Search
 from touchstone.text.tokenizer import Tokenizer
 
 __all__ = ["Engine"]
 
-MAX_ROWS = 32  # choices decoded together
+MAX_ROWS = 32  # choices or beams decoded together, unless one search has more beams
 MAX_CACHED_TOKENS = 2**15  # rows x room of one wave's cache; 124M parameters in fp32 need 2.4 GB for so many
 _SEED_BITS = 53  # a drawn seed survives JSON readers that know only doubles
 
@@ -33,7 +35,8 @@ class Engine:
 
     defaults: for the sampling fields that a request leaves unset.
     eos_ids: tokens that end a completion.
-    max_seq_len: the longest prompt and completion together; None = the model's own bound.
+    max_seq_len: the longest prompt and completion together; None = the model's own bound. Of an encoder-decoder, the longest completion.
+    decoder_start_id: what the decoder of an encoder-decoder begins with; a model without an encoder has no use for it.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Engine:
         eos_ids: Collection[int] = (),
         defaults: Sampling | None = None,
         max_seq_len: int | None = None,
+        decoder_start_id: int | None = None,
         calibrated: Calibrated | None = None,
         max_rows: int = MAX_ROWS,
         max_cached_tokens: int = MAX_CACHED_TOKENS,
@@ -51,7 +55,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.eos_ids = frozenset(eos_ids)
         self.defaults = defaults if defaults is not None else Sampling()
-        self._runner = runner_of(core)
+        self._runner = runner_of(core, decoder_start_id=decoder_start_id)
         self._calibrated = calibrated
         self._max_rows = max_rows
         self._max_cached_tokens = max_cached_tokens
@@ -67,15 +71,18 @@ class Engine:
     def stream(self, requests: Request | Sequence[Request]) -> Iterator[TokenEvent]:
         """Events as tokens come, the choices interleaved; the checks are done when this returns.
 
+        A beam search's events come together when it is over, best completion first.
         Raises ConfigError, NoTokenizer or Unsupported, naming the request, before anything is generated.
         """
         requests = [requests] if isinstance(requests, Request) else list(requests)
-        choices = [choice for place, request in enumerate(requests) for choice in self._choices(place, request, alone=len(requests) == 1)]
+        jobs: list[Choice | Search] = [
+            job for place, request in enumerate(requests) for job in self._jobs(place, request, alone=len(requests) == 1)
+        ]
         ids = [request.id for request in requests]
         twice = sorted({id for id in ids if ids.count(id) > 1 or id in self._running})
         if twice:
             raise ConfigError(f"Request ids must differ from each other and from those still running; in use twice: {', '.join(twice)}.")
-        return self._run(choices, ids)
+        return self._run(jobs, ids)
 
     def cancel(self, request_id: str) -> bool:
         """End the request's choices before their next token; False if no such request is running. May be called from any thread."""
@@ -84,31 +91,31 @@ class Engine:
         self._cancelled.add(request_id)
         return True
 
-    def _run(self, choices: list[Choice], ids: list[str]) -> Iterator[TokenEvent]:
+    def _run(self, waiting: list[Choice | Search], ids: list[str]) -> Iterator[TokenEvent]:
         self._running.update(ids)
         try:
-            waiting = choices
             with self._runner.running():
                 while waiting:
                     wave, waiting = self._next_wave(waiting)
-                    yield from self._run_wave(wave)
+                    yield from self._end_cancelled(wave)
+                    yield from self._run_choices([job for job in wave if isinstance(job, Choice) and not job.is_over])
+                    yield from self._run_searches([job for job in wave if isinstance(job, Search) and not job.is_over])
         finally:
             self._running.difference_update(ids)
             self._cancelled.difference_update(ids)
 
-    def _next_wave(self, waiting: list[Choice]) -> tuple[list[Choice], list[Choice]]:
-        """As many as fit if every row takes the room of the longest; at least one."""
-        room, n_rows = 0, 0
-        for choice in waiting[: self._max_rows]:
-            room = max(room, choice.max_length)
-            if n_rows and (n_rows + 1) * room > self._max_cached_tokens:
+    def _next_wave(self, waiting: list[Choice | Search]) -> tuple[list[Choice | Search], list[Choice | Search]]:
+        """Choices or searches, as many as fit if every row takes the room of the longest; at least one."""
+        room, n_rows, n_jobs = 0, 0, 0
+        for job in waiting:
+            room, n_rows = max(room, job.asked.n_cached), n_rows + job.n_rows
+            fits = n_rows <= self._max_rows and n_rows * room <= self._max_cached_tokens
+            if n_jobs and not (fits and type(job) is type(waiting[0])):
                 break
-            n_rows += 1
-        return waiting[:n_rows], waiting[n_rows:]
+            n_jobs += 1
+        return waiting[:n_jobs], waiting[n_jobs:]
 
-    def _run_wave(self, choices: list[Choice]) -> Iterator[TokenEvent]:
-        yield from self._end_cancelled(choices)
-        alive = [choice for choice in choices if choice.finish_reason is None]
+    def _run_choices(self, alive: list[Choice]) -> Iterator[TokenEvent]:
         if not alive:
             return
         rows = self._prefill(alive)
@@ -117,7 +124,7 @@ class Engine:
             token_ids, events = self._sample(rows, alive, table)
             yield from events
             yield from self._end_cancelled(alive)
-            places = [place for place, choice in enumerate(alive) if choice.finish_reason is None]
+            places = [place for place, choice in enumerate(alive) if not choice.is_over]
             if not places:
                 return
             if len(places) < len(alive):
@@ -128,12 +135,53 @@ class Engine:
 
     def _prefill(self, choices: list[Choice]) -> Rows:
         """Each different request's prompt is read once; its choices then share the state."""
-        first = {choice.request_index: choice for choice in reversed(choices)}
+        first = {choice.asked.index: choice.asked for choice in reversed(choices)}
         order = sorted(first)
-        rows = self._runner.prefill([first[request].prompt for request in order], max(choice.max_length for choice in choices))
+        rows = self._runner.prefill([first[index].prompt for index in order], max(asked.max_length for asked in first.values()))
         if len(order) < len(choices):
-            rows.keep([order.index(choice.request_index) for choice in choices])
+            rows.keep([order.index(choice.asked.index) for choice in choices])
         return rows
+
+    def _run_searches(self, alive: list[Search]) -> Iterator[TokenEvent]:
+        if not alive:
+            return
+        rows = self._runner.prefill([search.asked.prompt for search in alive], max(search.asked.max_length for search in alive))
+        while True:
+            first_rows = list(accumulate((search.n_alive for search in alive), initial=0))
+            self._advance(rows, alive, first_rows)
+            for search in alive:
+                if search.is_over:
+                    yield from search.events()
+            going = [(search, first) for search, first in zip(alive, first_rows, strict=False) if not search.is_over]
+            yield from self._end_cancelled([search for search, _ in going])
+            going = [(search, first) for search, first in going if not search.is_over]
+            if not going:
+                return
+            parents = [first + parent for search, first in going for parent in search.parents]
+            if parents != list(range(first_rows[-1])):
+                rows.keep(parents)
+            alive = [search for search, _ in going]
+            rows.step([token_id for search in alive for token_id in search.last_tokens])
+
+    @torch.inference_mode()
+    def _advance(self, rows: Rows, searches: list[Search], first_rows: list[int]) -> None:
+        """One step of every search. first_rows: where the beams of each begin among the rows, and the number of all."""
+        logits = rows.logits
+        logprobs = logits.log_softmax(dim=-1)  # (B, V)
+        found = [search.candidates(logprobs[first : first + search.n_alive]) for search, first in zip(searches, first_rows, strict=False)]
+        sampled = read_sampled(
+            logits,
+            logprobs,
+            torch.cat([candidates.beams + first for candidates, first in zip(found, first_rows, strict=False)]),
+            torch.cat([candidates.token_ids for candidates in found]),
+            torch.cat([candidates.scores for candidates in found]),
+            [search.n_top for search, candidates in zip(searches, found, strict=True) for _ in range(len(candidates.beams))],
+            self._calibrated,
+        )
+        steps = iter(sampled)
+        for search, candidates in zip(searches, found, strict=True):
+            beams = candidates.beams.tolist()
+            search.advance(beams, [next(steps) for _ in beams])
 
     @torch.inference_mode()
     def _sample(self, rows: Rows, choices: list[Choice], table: SamplingTable) -> tuple[list[int], list[TokenEvent]]:
@@ -141,71 +189,64 @@ class Engine:
         shaped = logits
         if any(choice.has_rules for choice in choices):
             shaped = torch.stack([choice.shape(row) if choice.has_rules else row for choice, row in zip(choices, logits, strict=True)])
-        uniforms = torch.tensor([choice.uniform() for choice in choices], dtype=_widest(logits.device), device=logits.device)
+        uniforms = torch.tensor([choice.uniform() for choice in choices], dtype=widest(logits.device), device=logits.device)
         token_ids = choose(shaped, table, uniforms)
-        sampled, possible = self._read(logits, shaped, token_ids, choices)
-        events = [choice.accept(step, possible=ok) for choice, step, ok in zip(choices, sampled, possible, strict=True)]
+        rows_of = torch.arange(len(choices), device=logits.device)
+        scores = shaped[rows_of, token_ids]
+        n_top = [choice.n_top for choice in choices]
+        sampled = read_sampled(logits, logits.log_softmax(dim=-1), rows_of, token_ids, scores, n_top, self._calibrated)
+        events = [choice.accept(step) for choice, step in zip(choices, sampled, strict=True)]
         return [step.token_id for step in sampled], events
 
-    def _read(
-        self, logits: Float[Tensor, "B V"], shaped: Float[Tensor, "B V"], token_ids: Int[Tensor, " B"], choices: list[Choice]
-    ) -> tuple[list[Sampled], list[bool]]:
-        """Everything that leaves the device in this step, in one copy."""
-        index = token_ids[:, None]
-        logprobs = logits.log_softmax(dim=-1)  # (B, V)
-        columns = [index, logprobs.gather(1, index), shaped.gather(1, index)]
-        if self._calibrated:
-            columns.append(self._calibrated.probability(logits, token_ids)[:, None])
-        n_best = min(max((choice.n_top or 0 for choice in choices), default=0), logits.shape[-1])
-        if n_best:
-            best = logprobs.topk(n_best, dim=-1)
-            columns += [best.indices, best.values]
-        table = torch.cat([column.to(_widest(logits.device)) for column in columns], dim=1).tolist()
-        n_fixed = 4 if self._calibrated else 3
-        sampled = []
-        for choice, row in zip(choices, table, strict=True):
-            token_id, logprob = int(row[0]), row[1]
-            top = _top(choice.n_top, token_id, logprob, row[n_fixed : n_fixed + n_best], row[n_fixed + n_best :])
-            sampled.append(Sampled(token_id, logprob, top, row[3] if self._calibrated else None))
-        return sampled, [abs(row[2]) < float("inf") for row in table]  # NaN compares false too
+    def _end_cancelled(self, jobs: Sequence[Choice | Search]) -> Iterator[TokenEvent]:
+        for job in jobs:
+            if not job.is_over and job.asked.request.id in self._cancelled:
+                yield from job.cancel()
 
-    def _end_cancelled(self, choices: list[Choice]) -> Iterator[TokenEvent]:
-        for choice in choices:
-            if choice.finish_reason is None and choice.request.id in self._cancelled:
-                yield choice.end("cancelled")
-
-    def _choices(self, place: int, request: Request, *, alone: bool) -> list[Choice]:
+    def _jobs(self, place: int, request: Request, *, alone: bool) -> Sequence[Choice] | Sequence[Search]:
         try:
-            return self._checked_choices(place, request)
+            return self._checked_jobs(self._asked(place, request))
         except TouchstoneError as error:
             raise type(error)(str(error) if alone else f"Request {place}: {error}") from None
 
-    def _checked_choices(self, place: int, request: Request) -> list[Choice]:
+    def _asked(self, place: int, request: Request) -> Asked:
         sampling = request.sampling.over(self.defaults)
-        if (sampling.num_beams or 1) > 1:
-            raise Unsupported(f"Beam search (`num_beams` {sampling.num_beams}) is not built yet; sample `n` choices or use temperature=0.")
         if sampling.stop and self.tokenizer is None:
             raise NoTokenizer("`stop` strings need a tokenizer, and this model has none; use token ids and `max_new_tokens`.")
-        prompt = self._prompt(request)
-        room = self._room(prompt)
+        prompt, start = self._prompt(request), self._runner.start
+        room = self._room(prompt) if start is None else self._target_room(len(prompt), len(start))
         wanted = sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(_SEED_BITS)
         settled = sampling.model_copy(update={"seed": seed, "max_new_tokens": wanted if room is None else min(wanted, room)})
-        return [self._choice(request, settled, prompt, (place, index)) for index in range(sampling.n or 1)]
+        return Asked(request, place, settled, prompt, start, self.eos_ids)
 
-    def _choice(self, request: Request, sampling: Sampling, prompt: tuple[int, ...], place: tuple[int, int]) -> Choice:
-        rules = build_rules(request, sampling, prompt, self.eos_ids, self._runner.vocab_size, self._runner.device)
-        text = CompletionText(self.tokenizer, prompt, sampling.stop or (), sampling.min_new_tokens or 0) if self.tokenizer else None
+    def _checked_jobs(self, asked: Asked) -> Sequence[Choice] | Sequence[Search]:
+        n, beams = asked.sampling.n or 1, (asked.sampling.num_beams or 1) > 1
         label = (self._calibrated.method, self._calibrated.target) if self._calibrated else None
-        return Choice(request, sampling, prompt, place, rules, text, self.eos_ids, label)
+
+        def choice(index: int) -> Choice:
+            text = asked.text(self.tokenizer) if self.tokenizer else None
+            return Choice(asked, index, () if beams else self._rules(asked), text, label)
+
+        def beam_rules() -> list[Rule]:
+            stops = [asked.text(self.tokenizer)] if self.tokenizer and asked.sampling.stop else []
+            return [*self._rules(asked), *stops]
+
+        choices = [choice(index) for index in range(n)]
+        return [Search(asked, choices, beam_rules)] if beams else choices
+
+    def _rules(self, asked: Asked) -> list[Rule]:
+        return build_rules(asked, self._runner.vocab_size, self._runner.device)
 
     def _prompt(self, request: Request) -> tuple[int, ...]:
         if not isinstance(request.prompt, str):
             prompt = tuple(request.prompt)
         elif self.tokenizer is None:
             raise NoTokenizer("This model has no tokenizer, so a text `prompt` cannot be read; give token ids.")
+        elif self._runner.start is None:
+            prompt = (*self.tokenizer.prefix_ids, *self.tokenizer.encode(request.prompt))
         else:
-            prompt = tuple(self.tokenizer.encode(request.prompt))
+            prompt = self.tokenizer.encode_special(request.prompt).token_ids
         if not prompt:
             raise ConfigError("`prompt` is empty; give at least one token, for example the model's beginning-of-text id.")
         wrong = next((token for token in prompt if not 0 <= token < self._runner.vocab_size), None)
@@ -224,19 +265,11 @@ class Engine:
             )
         return self.max_seq_len - len(prompt)
 
-
-def _top(
-    n_top: int | None, token_id: int, logprob: float, best_ids: list[float], best_logprobs: list[float]
-) -> tuple[TokenLogprob, ...] | None:
-    """The n_top likeliest, and the sampled token if it is not among them."""
-    if n_top is None:
-        return None
-    best = [TokenLogprob(int(id), value) for id, value in zip(best_ids[:n_top], best_logprobs, strict=False)]
-    if all(entry.token_id != token_id for entry in best):
-        best.append(TokenLogprob(token_id, logprob))
-    return tuple(best)
-
-
-def _widest(device: torch.device) -> torch.dtype:
-    """The type in which ids and log-probabilities leave the device together; mps has no fp64, and fp32 holds ids to 2^24."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    def _target_room(self, n_source: int, n_start: int) -> int | None:
+        """How many tokens may come after a decoder's start, the prompt being its source; None = any number."""
+        bound = self._runner.max_source_len
+        if bound is not None and n_source > bound:
+            raise ConfigError(f"The prompt has {n_source} tokens and the encoder reads {bound}; shorten it.")
+        if self.max_seq_len is not None and self.max_seq_len <= n_start:
+            raise ConfigError(f"`max_seq_len` ({self.max_seq_len}) leaves no room after the {n_start} tokens that the decoder starts from.")
+        return None if self.max_seq_len is None else self.max_seq_len - n_start

@@ -7,20 +7,27 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, TypeVar, cast
 
+import numpy as np
 import torch
+from jaxtyping import Float
 
 from touchstone.errors import ConfigError, NoTokenizer, Unsupported
-from touchstone.infer.calibration import Calibrated, NotCalibrated, next_token_calibration
+from touchstone.infer.calibration import Calibrated, CalibratedClasses, NotCalibrated, class_calibration, next_token_calibration
 from touchstone.infer.engine import Engine
+from touchstone.infer.finding import FilledMask, SpanAnswer, answer_question, fill_masks
 from touchstone.infer.generation_config import generation_defaults
+from touchstone.infer.labelling import Classification, Tagging, Text, classify_rows, encode_text, tag_texts
 from touchstone.infer.locate import locate_model
-from touchstone.infer.request import Completion, Request, Sampling, TokenEvent
+from touchstone.infer.reading import Row, read_hidden, reading_length
+from touchstone.infer.request import Completion, Confidence, Request, Sampling, TokenEvent
 from touchstone.infer.runner import LanguageCore
-from touchstone.infer.score import LogLikelihood, Rolling, encode_pair, loglikelihood, rolling_token_logprobs
+from touchstone.infer.score import LogLikelihood, Rolling, encode_pair, encode_source_pair, loglikelihood, rolling_token_logprobs
 from touchstone.models.card import Card
 from touchstone.models.checkpoint import FolderNotes, SavedModel, load_model, save_model
+from touchstone.models.heads import ClassifyHead, MaskedLmHead, SpanHead, TagHead, pool
+from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel, NgramSpec
 from touchstone.models.spec import ModelSpec
 from touchstone.models.weights import weights_hash
@@ -31,8 +38,17 @@ __all__ = ["ABILITIES", "LanguageModel", "Prompt", "load", "save"]
 
 ABILITIES = ("generate", "loglikelihood", "rolling", "encode", "classify", "tag", "span", "fill_mask")
 
+_OF_DECODERS = ("generate", "loglikelihood", "rolling")
+_HEADS: dict[str, tuple[type, str]] = {
+    "classify": (ClassifyHead, "classification head"),
+    "tag": (TagHead, "tagging head"),
+    "span": (SpanHead, "span head"),
+    "fill_mask": (MaskedLmHead, "masked language model's head"),
+}
+
 Prompt = str | Sequence[int] | Request
 TokenIds = Sequence[int]
+T = TypeVar("T")
 
 
 class LanguageModel:
@@ -60,7 +76,7 @@ class LanguageModel:
         self.generation_config = dict(generation_config or {})
         self.runtime = runtime
         self.notes = notes
-        self._defaults = generation_defaults(self.generation_config, self.spec.vocab_size)
+        self._defaults = generation_defaults(self.generation_config, self.spec.vocab_size, is_encoder_decoder=self._reads_sources)
         self._engine: Engine | None = None
         self._weights_seen: tuple[int, ...] = ()
         self._calibration: Calibrated | NotCalibrated = NotCalibrated("")
@@ -72,7 +88,7 @@ class LanguageModel:
     @property
     def can(self) -> frozenset[str]:
         """Which of `ABILITIES` this model has; the others raise Unsupported."""
-        return frozenset({"generate", "loglikelihood", "rolling"})
+        return frozenset(ability for ability in ABILITIES if self._lacks(ability) is None)
 
     @property
     def unused_settings(self) -> dict[str, str]:
@@ -96,6 +112,8 @@ class LanguageModel:
     @property
     def engine(self) -> Engine:
         """What runs this model's requests; `cancel` is there."""
+        if (reason := self._lacks("generate")) is not None:
+            raise Unsupported(f"This model cannot `generate`: {reason}. It can {', '.join(sorted(self.can))}.")
         self._settle_calibration()
         if self._engine is None:
             self._engine = Engine(
@@ -103,6 +121,7 @@ class LanguageModel:
                 self.tokenizer,
                 eos_ids=self.eos_ids,
                 defaults=self._defaults.sampling,
+                decoder_start_id=self._defaults.decoder_start_id,
                 calibrated=self._calibrated,
             )
         return self._engine
@@ -121,10 +140,11 @@ class LanguageModel:
         return (event if event.completion is None else replace(event, completion=self._explained(event.completion)) for event in events)
 
     def loglikelihood(self, pairs: Sequence[tuple[str | TokenIds, str | TokenIds]]) -> list[LogLikelihood]:
-        """How likely each continuation is after its context, both as text or both as token ids."""
+        """How likely each continuation is after its context, or target after its source; both as text or both as token ids."""
         encoded = [self._pair(place, *pair) for place, pair in enumerate(pairs)]
         self._settle_calibration()
-        results = loglikelihood(self.net, encoded, calibrated=self._calibrated)
+        start = self._defaults.decoder_start_id
+        results = loglikelihood(self.net, encoded, decoder_start_id=start, calibrated=self._calibrated)
         return [replace(result, confidence_reason=self._no_confidence) for result in results]
 
     def rolling(self, texts: Sequence[str | TokenIds], stride: int | None = None) -> list[Rolling]:
@@ -143,25 +163,70 @@ class LanguageModel:
         logprobs = rolling_token_logprobs(self.net, ids, prefix_id=prefix_id, stride=stride)
         return [Rolling(float(values.sum()), tuple(values.tolist()), n) for values, n in zip(logprobs, n_bytes, strict=True)]
 
-    def encode(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises Unsupported: see `can`."""
-        raise self._cannot("encode", "it predicts next tokens; text vectors come from an encoder")
+    def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "N D"]:
+        """One vector a text: its hidden states pooled as the card says (the mean of all where it says nothing), normalised if it says so.
 
-    def classify(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises Unsupported: see `can`."""
-        raise self._cannot("classify", "it has no classification head")
+        truncate: leave out what is longer than the model reads; else such a text is an error.
+        """
+        net = self._need("encode")
+        settings, tokenizer = self.card.pooling, self._need_tokenizer()
+        longest = _shorter(reading_length(net), settings.max_seq_len if settings else None)
+        rows = [Row.of(encode_text(tokenizer, text, longest if truncate else None), net) for text in _listed(texts, "encode")]
+        if (long := [n for n, row in enumerate(rows) if longest is not None and len(row.token_ids) > longest]) and longest is not None:
+            raise ConfigError(
+                f"Text {long[0]} has {len(rows[long[0]].token_ids)} tokens and {longest} are read; shorten it or give `truncate=True`."
+            )
+        vectors = [pool(hidden[None], None, settings.mode if settings else "mean")[0] for hidden in read_hidden(net, rows)]
+        if settings is not None and settings.normalise:
+            vectors = [torch.nn.functional.normalize(vector, dim=0) for vector in vectors]
+        return torch.stack(vectors).cpu().numpy() if vectors else np.zeros((0, net.spec.d_hidden), dtype=np.float32)
 
-    def tag(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises Unsupported: see `can`."""
-        raise self._cannot("tag", "it has no tagging head")
+    def classify(self, texts: Sequence[Text], *, truncate: bool = False) -> list[Classification]:
+        """The likeliest label of each text, or pair of texts, with the probability of every label.
 
-    def span(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises Unsupported: see `can`."""
-        raise self._cannot("span", "it has no span head")
+        truncate: leave out what is longer than the model reads, of a pair from the longer text; else such a text is an error.
+        """
+        net, tokenizer = self._need("classify"), self._need_tokenizer()
+        encoded = [encode_text(tokenizer, text, reading_length(net) if truncate else None) for text in _listed(texts, "classify")]
+        found = classify_rows(net, [Row.of(each, net) for each in encoded], self.labels, [each.n_cut for each in encoded])
+        calibration = class_calibration(self.card.calibration, self._weights_hash, self._numeric_scheme, self.labels)
+        return [self._with_confidence(each, calibration) for each in found]
 
-    def fill_mask(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises Unsupported: see `can`."""
-        raise self._cannot("fill_mask", "it looks back only; filling a mask needs an encoder that looks both ways")
+    def tag(self, texts: Sequence[str], *, stride: int = 64) -> list[Tagging]:
+        """The words of each text with their labels, and the entities they make; a text of any length.
+
+        stride: tokens in common of the windows in which a text is read that is longer than the model reads at once.
+        """
+        net = self._need("tag")
+        return tag_texts(net, self._need_tokenizer(), _listed(texts, "tag"), self.labels, stride)
+
+    def span(self, pairs: Sequence[tuple[str, str]], *, n_best: int = 1, max_tokens: int = 30, stride: int = 128) -> list[list[SpanAnswer]]:
+        """For each (question, context) the n_best stretches of the context that answer it, best first; a context of any length.
+
+        max_tokens: of the longest answer. stride: tokens in common of the windows in which a long context is read.
+        """
+        net, tokenizer = self._need("span"), self._need_tokenizer()
+        given = _listed(pairs, "span")
+        settings = {"n_best": n_best, "max_tokens": max_tokens, "stride": stride}
+        return [answer_question(net, tokenizer, question, context, **settings) for question, context in given]
+
+    def fill_mask(self, texts: Sequence[str], *, top_k: int = 5) -> list[list[FilledMask]]:
+        """For each text the likeliest tokens of every mask in it, such as `[MASK]`, in order."""
+        net = self._need("fill_mask")
+        return fill_masks(net, self._need_tokenizer(), _listed(texts, "fill_mask"), top_k, reading_length(net))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of a head's labels; LABEL_0 … where the card has none."""
+        head = self.spec.head if isinstance(self.spec, ModelSpec) else None
+        if not isinstance(head, ClassifyHead | TagHead):
+            return ()
+        return self.card.labels or tuple(f"LABEL_{number}" for number in range(head.n_labels))
+
+    @property
+    def _reads_sources(self) -> bool:
+        """Whether it is an encoder-decoder: a prompt is a source, and what is written a target."""
+        return isinstance(self.spec, ModelSpec) and self.spec.encoder is not None and self.spec.decoder is not None
 
     @property
     def _calibrated(self) -> Calibrated | None:
@@ -200,6 +265,8 @@ class LanguageModel:
         assert isinstance(continuation, str)
         tokenizer = self._need_tokenizer()
         try:
+            if self._reads_sources:
+                return encode_source_pair(tokenizer, context, continuation)
             return encode_pair(tokenizer, context, continuation, self.prefix_id)
         except ConfigError as error:
             raise ConfigError(f"Pair {place}: {error}") from None
@@ -217,8 +284,39 @@ class LanguageModel:
             raise NoTokenizer("This model has no tokenizer, so text cannot be read; give token ids.")
         return self.tokenizer
 
-    def _cannot(self, ability: str, reason: str) -> Unsupported:
-        return Unsupported(f"This model cannot `{ability}`: {reason}. It can {', '.join(sorted(self.can))}.")
+    def _need(self, ability: str) -> LanguageNet:
+        """The network, if it has the ability; raises Unsupported with the reason where it has not."""
+        reason = self._lacks(ability)
+        if reason is not None:
+            able = ", ".join(sorted(self.can)) or "give its hidden states (`net`)"
+            raise Unsupported(f"This model cannot `{ability}`: {reason}. It can {able}.")
+        assert isinstance(self.net, LanguageNet)
+        return self.net
+
+    def _lacks(self, ability: str) -> str | None:
+        """Why the model does not have the ability; None if it has it."""
+        spec = self.spec
+        if isinstance(spec, NgramSpec):
+            return None if ability in _OF_DECODERS else "it counts tokens and has no hidden states"
+        if ability in _OF_DECODERS:
+            if not spec.predicts_tokens:
+                return "it reads texts whole and predicts no next token"
+            return "it scores a target given a source, and a whole text has none" if ability == "rolling" and spec.encoder else None
+        if ability == "encode":
+            is_decoder = spec.predicts_tokens and spec.encoder is None and self.card.pooling is None
+            return "it predicts next tokens; text vectors come from an encoder" if is_decoder else None
+        if ability == "fill_mask" and spec.encoder is None:
+            return "it looks back only; filling a mask needs an encoder that looks both ways"
+        kind, words = _HEADS[ability]
+        return None if isinstance(spec.head, kind) else f"it has no {words}"
+
+    def _with_confidence(self, found: Classification, calibration: CalibratedClasses | NotCalibrated) -> Classification:
+        if isinstance(calibration, NotCalibrated):
+            return replace(found, confidence_reason=calibration.reason)
+        if found.label is None or len(found.labels) != 1:
+            return replace(found, confidence_reason="The stored calibration is for labels that exclude each other.")
+        value = calibration.confidence(np.array(found.logits), self.labels.index(found.label))
+        return replace(found, confidence=Confidence((value,), calibration.method, calibration.target))
 
 
 def load(
@@ -273,6 +371,18 @@ def _requests(prompts: Prompt | Sequence[Prompt], sampling: Mapping[str, Any]) -
     items = [prompts] if isinstance(prompts, (str, Request)) or _is_token_ids(prompts) else prompts
     requests = [item if isinstance(item, Request) else Request(cast(str | TokenIds, item)) for item in items]
     return [replace(request, sampling=request.sampling.over(settings)) for request in requests]
+
+
+def _listed(items: Sequence[T], method: str) -> list[T]:
+    """The items, if they are a list and not one text."""
+    if isinstance(items, str) or (isinstance(items, tuple) and items and isinstance(items[0], str)):
+        raise ConfigError(f"`{method}` takes a list; write [{'text' if isinstance(items, str) else '(first, second)'}] for one.")
+    return list(items)
+
+
+def _shorter(a: int | None, b: int | None) -> int | None:
+    known = [length for length in (a, b) if length is not None]
+    return min(known) if known else None
 
 
 def _is_token_ids(prompts: Any) -> bool:

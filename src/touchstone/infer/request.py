@@ -1,13 +1,14 @@
 """What is asked of the engine and what comes back: requests, sampling settings, completions, stream events.
 
 A sampling field left at None is unset: the engine fills it from its defaults (a model's `generation_config.json`), else from the
-plain distribution. So every setting has an explicit value that turns it off: temperature 1, top_k 0, top_p 1, min_p 0, penalties 1 or 0.
+plain distribution. So every setting has an explicit value that turns it off: temperature 1, top_k 0, top_p 1, min_p 0, penalties 1 or
+0, lists of tokens ().
 """
 
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -18,12 +19,13 @@ from touchstone.infer.rules import Rule
 __all__ = ["Completion", "Confidence", "FinishReason", "Request", "RuleFactory", "Sampling", "TokenEvent", "TokenLogprob"]
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
-RuleFactory = Callable[["Request"], Rule]  # makes the rule of one choice; called once for each
+RuleFactory = Callable[["Request"], Rule]  # makes the rule of one choice; called once for each, or for each beam
 
 DEFAULT_MAX_NEW_TOKENS = 256  # where neither request nor model says: ends soon even if the model never emits an end token
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1000
 MAX_BIASED_TOKENS = 1024
+MAX_LISTED_TOKENS = 2**16  # in one of the lists of tokens that are banned or forced
 
 # Lowest and highest value. Lengths and counts are capped so that one request cannot ask for the machine.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -40,9 +42,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "n": (1, 128),
     "top_logprobs": (0, 128),
     "num_beams": (1, 128),
-    "length_penalty": (-100.0, 100.0),
+    "length_penalty": (-30.0, 30.0),  # a million tokens to this power still is a finite number
+    "no_repeat_ngram_size": (0, 1_000_000),
 }
-_BEAM_SETTINGS = ("length_penalty", "early_stopping")
+_BEAM_SETTINGS = ("length_penalty", "early_stopping", "renormalize_logits")
+_TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_bos_ids", "forced_eos_ids")
 _MIN_TEMPERATURE = 1e-3  # below it the division leaves fp32's range; 0 says greedy
 _MAX_BIAS = 100.0  # as in the OpenAI API; -100 bans a token in effect
 
@@ -65,9 +69,18 @@ class Sampling(Config):
     seed: int | None = None  # None = one is drawn, and returned in the completion
     n: int | None = None  # choices a prompt
     top_logprobs: int | None = None  # how many of the likeliest tokens to report at each step
-    num_beams: int | None = None
-    length_penalty: float | None = None
-    early_stopping: bool | None = None
+    num_beams: int | None = (
+        None  # above 1: the n best of a beam search; temperature unset or 0 keeps the likeliest beams, else they are drawn
+    )
+    length_penalty: float | None = None  # a beam's score is its log-probability over its length to this power; unset = 1
+    early_stopping: bool | Literal["never"] | None = None  # end with the n-th finished beam; "never" = only when no beam can improve
+    renormalize_logits: bool | None = None  # beams add up log-probabilities made whole again after bans and penalties
+    no_repeat_ngram_size: int | None = None  # no run of so many tokens comes twice, prompt included; 0 = off
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None  # runs of tokens that never come
+    suppress_tokens: tuple[int, ...] | None = None  # tokens that never come
+    begin_suppress_tokens: tuple[int, ...] | None = None  # tokens that never come first
+    forced_bos_ids: tuple[int, ...] | None = None  # one of these comes first if one token stood before, as in an encoder-decoder
+    forced_eos_ids: tuple[int, ...] | None = None  # one of these comes last if the completion is as long as it may be
     constraint: RuleFactory | None = Field(default=None, exclude=True)  # what else limits the next token, such as a grammar
 
     @field_validator(*_RANGES, mode="before")
@@ -98,6 +111,24 @@ class Sampling(Config):
                 raise ValueError(f"each string must have from 1 to {MAX_STOP_CHARS} characters; one has {_odd_length(value)}")
         return value
 
+    @field_validator(*_TOKEN_LISTS, "bad_words_ids", mode="before")
+    @classmethod
+    def _token_lists(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "bad_words_ids":
+            value = tuple(tuple(word) if isinstance(word, list) else word for word in value) if isinstance(value, (list, tuple)) else value
+            found = [token for word in value for token in word] if _is_nested(value) else []
+            if isinstance(value, tuple) and () in value:
+                raise ValueError("each entry must be a list of one token id or more")
+        else:
+            value = (value,) if _is_id(value) else tuple(value) if isinstance(value, list) else value
+            found = list(value) if isinstance(value, tuple) else []
+        if len(found) > MAX_LISTED_TOKENS:
+            raise ValueError(f"must hold at most {MAX_LISTED_TOKENS} tokens, not {len(found)}")
+        wrong = [token for token in found if _is_id(token) and token < 0]
+        if wrong:
+            raise ValueError(f"token ids are 0 or more, not {_shown(wrong[0])}")
+        return value
+
     @field_validator("logit_bias")
     @classmethod
     def _biases(cls, value: dict[int, float] | None) -> dict[int, float] | None:
@@ -117,6 +148,8 @@ class Sampling(Config):
         beams = [name for name in _BEAM_SETTINGS if getattr(self, name) is not None]
         if beams and (self.num_beams or 1) == 1:
             raise ValueError(f"{' and '.join(f'`{name}`' for name in beams)} belong to beam search; set `num_beams` above 1 or remove.")
+        if 1 < (self.num_beams or 1) < (self.n or 1):
+            raise ValueError(f"`n` ({self.n}) must be at most `num_beams` ({self.num_beams}): a beam search returns the best of its beams.")
         return self
 
     def given(self) -> dict[str, Any]:
@@ -124,10 +157,15 @@ class Sampling(Config):
         return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
 
     def over(self, defaults: "Sampling") -> "Sampling":
-        """These settings, with those that are unset taken from `defaults`; ConfigError if the two do not fit each other."""
+        """These settings, with those that are unset taken from `defaults`; ConfigError if the two do not fit each other.
+
+        Defaults give way where a setting leaves them no meaning: beam settings to one beam, a least length to a shorter greatest one.
+        """
         fallback = defaults.given()
-        if self.num_beams == 1:  # asked for no beams: the defaults' beam settings go with their beams
+        if self.num_beams == 1:
             fallback = {name: value for name, value in fallback.items() if name not in _BEAM_SETTINGS}
+        if self.max_new_tokens is not None and "min_new_tokens" in fallback:
+            fallback["min_new_tokens"] = min(fallback["min_new_tokens"], self.max_new_tokens)
         return Sampling(**{**fallback, **self.given()})
 
     def replace(self, **changes: Any) -> Self:
@@ -139,7 +177,7 @@ class Sampling(Config):
 class Request:
     """One prompt and how to continue it.
 
-    prompt: text, or token ids which go to the model as they are.
+    prompt: text, or token ids which go to the model as they are. An encoder-decoder reads it as its source.
     id: by which a running request is cancelled; drawn if not given.
     """
 
@@ -167,7 +205,7 @@ class TokenLogprob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """Calibrated probabilities, one a token, by the calibration stored with the model."""
+    """Calibrated probabilities, one a token or the one of a label, by the calibration stored with the model."""
 
     value: tuple[float, ...]
     method: str
@@ -183,8 +221,11 @@ class Completion:
         (and of `top_logprobs`, if asked for) for each.
     logprobs: nats, of the model's own distribution, before penalties, bias, temperature and truncation.
     top_logprobs: at each step the likeliest tokens, likeliest first, and the sampled one; None if not asked for.
+    prompt_token_ids: of an encoder-decoder, the source.
     confidence: None where the model has no calibration that holds for it; `confidence_reason` then says why.
     error: what went wrong if finish_reason is "error".
+    score: what a beam search ranked it by: the sum of its tokens' scores over its length to the power of `length_penalty`; completions
+        of a search come best first. None without beams.
     """
 
     request_index: int
@@ -199,12 +240,14 @@ class Completion:
     confidence: Confidence | None = None
     confidence_reason: str | None = None
     error: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
     """One sampled token of a stream, or the end of a choice that was cut off without one (token_id None).
 
+    A beam search does not know its first token before it knows its last: its events come all at the end.
     text: what became certain with this token; may be empty while a character or a possible stop string is incomplete. The texts of
         one choice, joined, are the completion's text.
     finish_reason: set in the last event of a choice, which also carries the whole `completion`.
@@ -225,6 +268,14 @@ def _range_of(name: str) -> str:
     if name == "temperature":
         return f"0 (greedy) or from {_MIN_TEMPERATURE:g} to {high:g}"
     return f"above {low:g} and at most {high:g}" if name == "top_p" else f"from {_shown(low)} to {_shown(high)}"
+
+
+def _is_id(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(word, tuple) for word in value)
 
 
 def _shown(value: object) -> str:

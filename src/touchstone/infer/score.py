@@ -1,8 +1,9 @@
 """How likely a model finds given text: continuations of contexts, and whole texts of any length.
 
 A text is cut into spans, each a run of input tokens of which the last few predict a scored token; a model without a bound on its
-length (recurrent, n-gram) takes a whole text as one span and carries its state through. Spans are batched by padded tokens. Only the
-hidden states of scored tokens meet the head, a bounded number of rows at a time, so no (N, T, V) tensor is ever made.
+length (recurrent, n-gram) takes a whole text as one span and carries its state through. An encoder-decoder reads the context as its
+source and scores the continuation as its target, from the start token on. Spans are batched by padded tokens. Only the hidden states
+of scored tokens meet the head, a bounded number of rows at a time, so no (N, T, V) tensor is ever made.
 Windows and pair encoding are those of lm-evaluation-harness 0.4.9 (`get_rolling_token_windows`, `make_disjoint_window`,
 `TemplateLM._encode_pair`), so figures can be compared.
 """
@@ -18,10 +19,10 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from touchstone.errors import ConfigError, DataError
+from touchstone.errors import ConfigError, DataError, Unsupported
 from touchstone.infer.calibration import Calibrated
 from touchstone.infer.request import Confidence
-from touchstone.infer.runner import LanguageCore, at_least_fp32, bound_of, evaluating
+from touchstone.infer.runner import LanguageCore, at_least_fp32, bound_of, checked_start, evaluating, padded_sources, reads_source
 from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel
 from touchstone.nn.cache import DecodingState
@@ -33,6 +34,7 @@ __all__ = [
     "LogitsChunk",
     "Rolling",
     "encode_pair",
+    "encode_source_pair",
     "loglikelihood",
     "rolling_logits",
     "rolling_token_logprobs",
@@ -116,20 +118,38 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str, prefix_id
     return alone, rest or list(tokenizer.encode(continuation))
 
 
+def encode_source_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Token ids of a source, with what the tokenizer puts around it, and of a target, with nothing added, each encoded alone.
+
+    Raises ConfigError where either has no token.
+    """
+    source, target = list(tokenizer.encode_special(context).token_ids), list((tokenizer.target or tokenizer).encode(continuation))
+    if not source or not target:
+        empty = " and ".join(f"`{name}`" for name, ids in (("context", source), ("continuation", target)) if not ids)
+        raise ConfigError(f"{empty} has no token; an encoder-decoder scores one text after reading another, so give both.")
+    return source, target
+
+
 def loglikelihood(
     core: LanguageCore,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
     max_seq_len: int | None = None,
+    decoder_start_id: int | None = None,
     calibrated: Calibrated | None = None,
     max_tokens: int = MAX_TOKENS,
 ) -> list[LogLikelihood]:
     """Score token-id continuations after their contexts; a context that does not fit loses its oldest tokens.
 
+    decoder_start_id: what the decoder of an encoder-decoder begins with; its contexts are sources.
     Raises ConfigError if a context or continuation is empty, or a continuation alone is longer than the model's context.
     """
     bound = bound_of(core, max_seq_len)
-    spans = [_pair_span(row, context, continuation, bound) for row, (context, continuation) in enumerate(pairs)]
+    if reads_source(core):
+        start_id = checked_start(core, decoder_start_id)
+        spans = [_source_span(row, *pair, start_id, bound, core.spec.max_source_len) for row, pair in enumerate(pairs)]
+    else:
+        spans = [_pair_span(row, *pair, bound) for row, pair in enumerate(pairs)]
     lengths = [span.n_scored for span in spans]
     logprobs, confidences, greedy = _PerToken(lengths, np.float64), _PerToken(lengths, np.float64), _PerToken(lengths, np.bool_)
     for chunk in _chunks(core, spans, max_tokens):
@@ -137,7 +157,7 @@ def loglikelihood(
         greedy.store(chunk, chunk.logits.argmax(dim=-1) == chunk.targets)
         if calibrated is not None:
             confidences.store(chunk, calibrated.probability(chunk.logits, chunk.targets))
-    n_truncated = [len(context) + len(rest) - len(span.inputs) - 1 for span, (context, rest) in zip(spans, pairs, strict=True)]
+    n_truncated = [len(context) - span.n_context for span, (context, _) in zip(spans, pairs, strict=True)]
     return [
         LogLikelihood(
             logprob=float(values.sum()),
@@ -163,6 +183,7 @@ def rolling_token_logprobs(
 
     stride: None scores disjoint windows (the last one reaches back to be full); a number scores so many new tokens a window, each
         with at least window - stride tokens before it. A model that carries its state sees the whole text either way.
+    Raises Unsupported for an encoder-decoder, which reads no text without a source.
     """
     _check_stride(stride, bound_of(core, max_seq_len))
     if isinstance(core, NgramModel):
@@ -183,6 +204,8 @@ def rolling_logits(
     max_tokens: int = MAX_TOKENS,
 ) -> Iterator[LogitsChunk]:
     """The logits behind `rolling_token_logprobs`, in chunks of bounded size, every token once, in no particular order."""
+    if reads_source(core):
+        raise Unsupported("An encoder-decoder scores one text after reading another; a text alone has no source. Score pairs.")
     bound = bound_of(core, max_seq_len)
     _check_stride(stride, bound)
     spans = [span for row, text in enumerate(texts) for span in _text_spans(row, text, prefix_id, bound, stride)]
@@ -210,28 +233,56 @@ def token_logprobs(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Input tokens of one row; the last n_scored of them predict `targets`, which stand at `first` and after in the text."""
+    """Input tokens of one row; the last n_scored of them predict `targets`, which stand at `first` and after in the text.
+
+    source: what the encoder of an encoder-decoder reads.
+    """
 
     row: int
     first: int
     inputs: NDArray[np.int64]
     targets: NDArray[np.int64]
+    source: NDArray[np.int64] | None = None
 
     @property
     def n_scored(self) -> int:
         return len(self.targets)
 
+    @property
+    def n_context(self) -> int:
+        """Tokens read that are not scored themselves; of an encoder-decoder, the source's."""
+        return len(self.inputs) + 1 - self.n_scored if self.source is None else len(self.source)
+
+    @property
+    def n_tokens(self) -> int:
+        """What a batch is measured by."""
+        return len(self.inputs) + (0 if self.source is None else len(self.source))
+
 
 def _pair_span(row: int, context: Sequence[int], continuation: Sequence[int], bound: int | None) -> _Span:
-    if not len(context) or not len(continuation):
-        raise ConfigError(
-            f"Pair {row}: `context` and `continuation` need at least one token each, not {len(context)} and {len(continuation)}."
-        )
+    _check_pair(row, context, continuation)
     if bound is not None and len(continuation) > bound:
         raise ConfigError(f"Pair {row}: the continuation has {len(continuation)} tokens and the context holds {bound}; use `rolling`.")
     whole = np.asarray([*context, *continuation], dtype=np.int64)
     inputs = whole[:-1] if bound is None else whole[-(bound + 1) : -1]
     return _Span(row, 0, inputs, whole[len(context) :])
+
+
+def _source_span(
+    row: int, source: Sequence[int], target: Sequence[int], start_id: int, bound: int | None, source_bound: int | None
+) -> _Span:
+    _check_pair(row, source, target)
+    if bound is not None and len(target) > bound:
+        raise ConfigError(f"Pair {row}: the continuation has {len(target)} tokens and the decoder holds {bound}; shorten it.")
+    targets, kept = np.asarray(target, dtype=np.int64), source if source_bound is None else source[-source_bound:]
+    return _Span(row, 0, np.concatenate([[start_id], targets[:-1]]), targets, np.asarray(kept, dtype=np.int64))
+
+
+def _check_pair(row: int, context: Sequence[int], continuation: Sequence[int]) -> None:
+    if not len(context) or not len(continuation):
+        raise ConfigError(
+            f"Pair {row}: `context` and `continuation` need at least one token each, not {len(context)} and {len(continuation)}."
+        )
 
 
 def _text_spans(
@@ -248,17 +299,17 @@ def _text_spans(
 def _chunks(core: LanguageCore, spans: Sequence[_Span], max_tokens: int) -> Iterator[LogitsChunk]:
     if isinstance(core, NgramModel):
         return _ngram_chunks(core, spans)
-    if core.spec.max_seq_len is None:
+    if core.spec.max_seq_len is None and not reads_source(core):
         return _carried_chunks(core, spans, max_tokens)
     return _padded_chunks(core, spans, max_tokens)
 
 
 def _padded_chunks(net: LanguageNet, spans: Sequence[_Span], max_tokens: int) -> Iterator[LogitsChunk]:
     """Right-padded batches. No mask: padding comes after every token that is scored, where a causal model does not look."""
-    lengths = np.array([len(span.inputs) for span in spans], dtype=np.int64)
+    lengths = np.array([span.n_tokens for span in spans], dtype=np.int64)
     for group in group_by_token_budget(lengths, max(max_tokens, lengths.max(initial=0))):
         batch = [spans[index] for index in group]
-        hidden = _read(net, [span.inputs for span in batch], None)
+        hidden = _read(net, [span.inputs for span in batch], None, [span.source for span in batch if span.source is not None])
         yield from _head_chunks(net, hidden, batch, 0)
 
 
@@ -290,12 +341,16 @@ def _ngram_chunks(model: NgramModel, spans: Sequence[_Span]) -> Iterator[LogitsC
 
 
 @torch.no_grad()
-def _read(net: LanguageNet, rows: Sequence[NDArray[np.int64]], cache: DecodingState | None) -> Float[Tensor, "B T D"]:
+def _read(
+    net: LanguageNet, rows: Sequence[NDArray[np.int64]], cache: DecodingState | None, sources: Sequence[NDArray[np.int64]] = ()
+) -> Float[Tensor, "B T D"]:
     token_ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for place, row in enumerate(rows):
         token_ids[place, : len(row)] = row
+    device = net.embed.weight.device
+    source_ids, source_mask = padded_sources(sources, device) if sources else (None, None)
     with evaluating(net):
-        return net.body(torch.from_numpy(token_ids).to(net.embed.weight.device), cache=cache).hidden
+        return net.body(torch.from_numpy(token_ids).to(device), source_ids=source_ids, source_mask=source_mask, cache=cache).hidden
 
 
 def _head_chunks(net: LanguageNet, hidden: Float[Tensor, "B T D"], batch: Sequence[_Span], start: int) -> Iterator[LogitsChunk]:

@@ -1,0 +1,94 @@
+"""Reading whole texts: the hidden states or the answers of a network for rows of tokens of any lengths, batched by length.
+
+The results of a row are those of reading it alone, up to rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from touchstone.errors import ConfigError
+from touchstone.infer.runner import at_least_fp32, evaluating
+from touchstone.models.heads import ClassifyHead, PoolHead
+from touchstone.models.net import Body, LanguageNet
+from touchstone.text.batch import group_by_token_budget
+from touchstone.text.tokenizer import Encoded
+
+__all__ = ["Row", "read_answers", "read_hidden", "reading_length"]
+
+MAX_TOKENS = 4096  # padded tokens of one forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One text, or pair of texts, as the network reads it."""
+
+    token_ids: tuple[int, ...]
+    token_types: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, encoded: Encoded, net: LanguageNet) -> "Row":
+        """An encoded text; its token types where the network knows more than one."""
+        return cls(encoded.token_ids, encoded.token_types if net.spec.embed.n_token_types > 1 else None)
+
+
+def reading_length(net: LanguageNet) -> int | None:
+    """The longest text that the network reads whole, in tokens; None = any."""
+    return net.spec.max_source_len if net.spec.encoder is not None else net.spec.max_seq_len
+
+
+def read_answers(net: LanguageNet, rows: Sequence[Row]) -> list[Float[Tensor, "..."]]:
+    """What the head says of each row, in at least fp32: (L,) of a classifier, (T, L) of a tagger, (T, 2) of a span finder, (D,) pooled."""
+    whole = isinstance(net.spec.head, ClassifyHead | PoolHead)
+    found: list[Tensor | None] = [None] * len(rows)
+    for place, body, mask, alone in _read(net, rows):
+        answers = at_least_fp32(net.head(body.hidden, mask=mask))
+        for number, row in enumerate(place):
+            found[row] = answers[number] if whole else answers[number, : alone[number]]
+    return [answer for answer in found if answer is not None]
+
+
+def read_hidden(net: LanguageNet, rows: Sequence[Row]) -> list[Float[Tensor, "T D"]]:
+    """The last hidden states of each row, of the encoder where there is one."""
+    found: list[Tensor | None] = [None] * len(rows)
+    for place, body, _, alone in _read(net, rows):
+        for number, row in enumerate(place):
+            found[row] = at_least_fp32(body.hidden[number, : alone[number]])
+    return [hidden for hidden in found if hidden is not None]
+
+
+def _read(net: LanguageNet, rows: Sequence[Row]) -> Iterator[tuple[list[int], Body, Tensor | None, list[int]]]:
+    """Which rows, what the network made of them, which tokens count, and how many."""
+    lengths = [len(row.token_ids) for row in rows]
+    longest = reading_length(net)
+    for number, length in enumerate(lengths):
+        if length == 0 or (longest is not None and length > longest):
+            what = "has no tokens" if length == 0 else f"has {length} tokens, and the model reads {longest} at once"
+            raise ConfigError(f"Text {number} {what}; {'leave it out' if length == 0 else 'shorten it, or give `truncate=True`'}.")
+    with evaluating(net), torch.inference_mode():
+        for group in group_by_token_budget(lengths, max(MAX_TOKENS, max(lengths, default=0))):
+            place = group.tolist()
+            token_ids, mask, types = _padded([rows[row] for row in place], net.embed.weight.device)
+            yield place, _body(net, token_ids, mask, types), mask, [lengths[row] for row in place]
+
+
+def _body(net: LanguageNet, token_ids: Tensor, mask: Tensor | None, types: Tensor | None) -> Body:
+    if net.spec.encoder is None or net.spec.decoder is None:
+        return net.body(token_ids, mask=mask, token_types=types)
+    return net.read_source(token_ids, mask)
+
+
+def _padded(rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Padded on the right with 0; no mask where all rows have one length."""
+    lengths = torch.tensor([len(row.token_ids) for row in rows])
+    longest = int(lengths.max())
+
+    def padded(values: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor([[*row, *[0] * (longest - len(row))] for row in values], device=device)
+
+    mask = torch.arange(longest) < lengths[:, None]
+    types = None if rows[0].token_types is None else padded([row.token_types or () for row in rows])
+    return padded([row.token_ids for row in rows]), None if bool(mask.all()) else mask.to(device), types
