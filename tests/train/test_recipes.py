@@ -29,6 +29,43 @@ def test_the_parameters_stated_are_those_of_the_network(name):
     assert made.parameters == sum(parameter.numel() for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("name", [name for name in NEURAL if recipe(name).config.objective.kind == "causal"][:1])
+def test_an_objective_and_a_model_must_fit_each_other(name):
+    data = recipe(name).config.model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"`objective` \(masked-lm\) trains models of the kind `encoder`, not `decoder`"):
+        parse(RunConfig, data | {"objective": {"kind": "masked-lm"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "n_labels"),
+    [("classify-bow", "classify", 7), ("classify-lstm", "classify", 7), ("tag-small", "tag", 5), ("span-small", "span", None)],
+)
+def test_a_model_that_labels_gets_the_head_of_its_objective_with_as_many_labels_as_the_data(name, kind, n_labels):
+    head = recipe(name).config.to_spec(50, n_labels).head
+    assert head.kind == kind
+    assert n_labels is None or head.n_labels == n_labels
+
+
+def test_t5_small_and_bart_small_and_bert_small_are_the_shapes_of_their_families():
+    t5, bart, bert = (recipe(name).config.to_spec(99) for name in ("t5-small", "bart-small", "bert-small"))
+    assert {block.attn.scale for block in (*t5.encoder.blocks, *t5.decoder.blocks)} == {1.0}
+    assert t5.max_seq_len is None
+    assert t5.head.scale == pytest.approx(t5.d_model**-0.5)
+    assert {block.norm_place for block in bart.decoder.blocks} == {"post"}
+    assert bart.encoder.input_norm is not None
+    assert bert.head.kind == "masked-lm"
+    assert bert.embed.n_token_types == 2
+
+
+def test_only_hidden_tokens_are_scored_so_that_a_large_vocabulary_costs_less():
+    config = recipe("bert-small").config
+    spec = config.to_spec(8192)
+    n_tokens = config.train.n_steps * config.train.batch_size * config.context
+    head = spec.head.flops(spec.d_hidden, 8192)
+    expected = 3 * n_tokens * (spec.flops_per_token(config.context) - 0.85 * head)
+    assert estimate(config, 8192).flops == pytest.approx(expected)
+
+
 def test_gpt2_124m_is_gpt2():
     made = recipe("gpt2-124m")
     assert made.parameters == 124_439_808  # Hugging Face's gpt2
@@ -38,9 +75,11 @@ def test_gpt2_124m_is_gpt2():
 @pytest.mark.parametrize("name", NEURAL)
 def test_overrides_reach_every_level(name):
     data = recipe(name).config.model_dump(mode="json")
-    changed = parse(RunConfig, apply_overrides(data, ["train.seed=7", "train.optim.learning_rate=1e-4", "model.n_layers=2"]))
-    assert (changed.train.seed, changed.train.optim.learning_rate, changed.model.n_layers) == (7, 1e-4, 2)
-    assert changed.to_spec(99).n_layers == 2
+    width = next(key for key in ("n_layers", "n_decoder_layers", "d_model") if key in data["model"])  # a bag of words has no layers
+    changed = parse(RunConfig, apply_overrides(data, ["train.seed=7", "train.optim.learning_rate=1e-4", f"model.{width}=2"]))
+    assert (changed.train.seed, changed.train.optim.learning_rate, getattr(changed.model, width)) == (7, 1e-4, 2)
+    spec = changed.to_spec(99)
+    assert (spec.d_model if width == "d_model" else spec.n_layers) == 2
 
 
 def test_the_ngram_recipe_has_nothing_to_train():

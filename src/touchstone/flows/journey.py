@@ -10,6 +10,7 @@ from touchstone.errors import ConfigError
 from touchstone.evaluate.compressors import score_compressors
 from touchstone.evaluate.language import LanguageScore, encode_documents, sample_documents, score_language
 from touchstone.flows.comparison import interval_dict
+from touchstone.flows.lesson_training import LessonTraining, train_lesson
 from touchstone.flows.net_training import NetTraining, new_card, today, train_net
 from touchstone.flows.plan import show_plan
 from touchstone.flows.preparation import prepare_text
@@ -66,6 +67,9 @@ def travel(journey: Journey, terminal: Terminal, *, dry_run: bool = False) -> di
         terminal.say(words("train.already", folder=record.folder))
         _tell_next(record, terminal)
         return {"status": "already-finished", "folder": str(record.folder), "model": str(record.model), "report": str(record.report)}
+    if config.objective.kind != "causal":
+        asked_lesson = LessonTraining(config, record, runtime, journey.command, minutes=journey.minutes, explicit=explicit)
+        return train_lesson(asked_lesson, terminal)
     prepared = prepare_text(config, terminal)
     if isinstance(config.to_spec(prepared.tokenizer.vocab_size), NgramSpec):
         return _count(config, record, prepared, journey, terminal)

@@ -5,11 +5,11 @@ from typing import Any
 
 from touchstone import config as settings
 from touchstone.bench.machine import measure_matmul
+from touchstone.flows.answer_data import data_files
 from touchstone.flows.run_record import RunRecord
 from touchstone.models import ModelSpec
 from touchstone.report.terminal import Terminal
 from touchstone.runtime import choose_runtime
-from touchstone.text.read import ReadReport, list_files
 from touchstone.train.estimate import estimate
 from touchstone.train.run_config import RunConfig
 
@@ -25,7 +25,7 @@ def show_plan(
     """Estimates for the vocabulary that the tokenizer is asked for; the time follows this machine's measured peak."""
     words = terminal.words
     resumes = record.settled(config, minutes=minutes, explicit=explicit) is not None
-    n_files = len(list_files(config.data.sources, ReadReport())) if config.data.sources else 0
+    n_files = len(data_files(config))
     vocab_size = config.tokenizer.vocab_size or 4096
     expected, spec = estimate(config, vocab_size), config.to_spec(vocab_size)
     runtime = choose_runtime(device, "float32")

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.files import cache_folder
+from touchstone.flows.answer_data import answer_data, data_files, needs_answers
 from touchstone.flows.wanted import requested_config
 from touchstone.report.terminal import Terminal
 from touchstone.text.prepare import Prepared, prepare
-from touchstone.text.read import ReadReport, list_files
+from touchstone.text.read import ReadReport
 from touchstone.train.run_config import RunConfig
 
 __all__ = ["prepare_ahead", "prepare_text"]
@@ -23,7 +24,7 @@ def prepare_ahead(
     config = requested_config(recipe, data, overrides)
     if dry_run:
         report = ReadReport()
-        files = list_files(config.data.sources, report) if config.data.sources else []
+        files = data_files(config, report)
         n_bytes = sum(file.stat().st_size for file in files)
         terminal.say(
             words("prepare.plan", n=f"{len(files):,}", size=words.size(n_bytes), skipped=len(report.skipped), cache=cache_folder())
@@ -31,6 +32,8 @@ def prepare_ahead(
         terminal.say(words("plan.nothing"))
         settings = {"data": config.data.model_dump(mode="json"), "tokenizer": config.tokenizer.model_dump(mode="json")}
         return {"status": "dry-run", "n_files": len(files), "n_bytes": n_bytes, "skipped": report.skipped[:1000], **settings}
+    if needs_answers(config):
+        return _prepare_answers(config, terminal)
     prepared = prepare_text(config, terminal)
     terminal.say(words("prepare.done", folder=prepared.folder))
     return {
@@ -57,6 +60,22 @@ def prepare_text(config: RunConfig, terminal: Terminal) -> Prepared:
         prepared = prepare(config.data, config.tokenizer, cache_folder(), told)
     _tell(prepared, terminal)
     return prepared
+
+
+def _prepare_answers(config: RunConfig, terminal: Terminal) -> dict[str, Any]:
+    """Read and divide rows, and learn their vocabulary, which the training then finds in the cache."""
+    data = answer_data(config, terminal)
+    report = data.sides.report
+    return {
+        "status": "ok",
+        "vocab_size": data.tokenizer.vocab_size,
+        "n_rows": data.sides.sizes,
+        "n_near_copies": data.sides.n_near_copies,
+        "n_files": report.n_files,
+        "noted": report.n_rows,
+        "skipped": report.skipped[:1000],
+        "rows_hash": data.sides.rows_hash,
+    }
 
 
 def _tell(prepared: Prepared, terminal: Terminal) -> None:

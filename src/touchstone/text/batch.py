@@ -1,6 +1,7 @@
 """Examples for training and scoring: fixed windows of packed text or padded rows, as plain arrays.
 
-Every kind of example has `n_examples`, a `fingerprint` and `batch(example_ids)`; which examples form a step is the business of
+Every kind of example has `n_examples`, a `fingerprint` and `batch(example_ids)`; one that is made anew each time it is seen says
+`corrupts = True` and has `batch(example_ids, keys)`, one key a row (corrupted.py). Which examples form a step is the business of
 Plan. Targets are the next tokens; `counts` says which of them are scored, so a loss is summed over exactly those.
 """
 
@@ -22,8 +23,10 @@ __all__ = [
     "Plan",
     "TokenBatch",
     "TokenShards",
+    "checked_ids",
     "group_by_token_budget",
     "open_shards",
+    "pad_rows",
     "permute",
     "write_shards",
 ]
@@ -38,6 +41,9 @@ class TokenBatch:
     mask (B, T): True for tokens that are there, False for padding; None when all are.
     segments (B, T): the number of each token's document, for attention that stays inside it; None when it need not.
     example_ids (B,): which examples these are.
+    token_types (B, T): which of a pair of texts each token belongs to; None where there are no pairs.
+    source_ids, source_mask (B, S): what an encoder reads, and which of it is there; None without one. The tokens are then the target's.
+    Where one answer is given for a whole text, targets and counts are (B,); where a span of it is, (B, 2): its first and last token.
     """
 
     token_ids: NDArray[np.int64]
@@ -46,6 +52,9 @@ class TokenBatch:
     mask: NDArray[np.bool_] | None
     segments: NDArray[np.int64] | None
     example_ids: NDArray[np.int64]
+    token_types: NDArray[np.int64] | None = None
+    source_ids: NDArray[np.int64] | None = None
+    source_mask: NDArray[np.bool_] | None = None
 
 
 class PackedWindows:
@@ -74,7 +83,7 @@ class PackedWindows:
 
     def batch(self, example_ids: ArrayLike) -> TokenBatch:
         """The windows with these numbers, in this order."""
-        ids = _checked(example_ids, self.n_examples)
+        ids = checked_ids(example_ids, self.n_examples)
         tokens = np.zeros((len(ids), self.context + 1), dtype=np.int64)
         places = ids[:, None] * self.context + np.arange(self.context + 1)
         for row, start in zip(tokens, places[:, 0].tolist(), strict=True):
@@ -122,7 +131,7 @@ class PaddedRows:
 
     def batch(self, example_ids: ArrayLike) -> TokenBatch:
         """The rows with these numbers, in this order."""
-        ids = _checked(example_ids, self.n_examples)
+        ids = checked_ids(example_ids, self.n_examples)
         lengths = self.lengths[ids]
         tokens = np.full((len(ids), int(lengths.max()) + 1), self.pad_id, dtype=np.int64)
         counts = np.zeros_like(tokens, dtype=bool)
@@ -132,6 +141,15 @@ class PaddedRows:
         mask = np.arange(tokens.shape[1] - 1) < lengths[:, None]
         token_ids = np.where(mask, tokens[:, :-1], self.pad_id)  # the last token of a shorter row is a target only
         return TokenBatch(token_ids, tokens[:, 1:], counts[:, 1:], None if mask.all() else mask, None, ids)
+
+
+def pad_rows(rows: Sequence[NDArray[np.int64]], fill: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows of different lengths as one array (B, T), filled on the right, and which of it was there."""
+    lengths = np.array([len(row) for row in rows])
+    is_there = np.arange(lengths.max()) < lengths[:, None]
+    padded = np.full(is_there.shape, fill, dtype=np.int64)
+    padded[is_there] = np.concatenate(rows)
+    return padded, is_there
 
 
 def group_by_token_budget(lengths: ArrayLike, max_tokens: int) -> list[NDArray[np.int64]]:
@@ -153,7 +171,8 @@ def group_by_token_budget(lengths: ArrayLike, max_tokens: int) -> list[NDArray[n
     return groups
 
 
-def _checked(example_ids: ArrayLike, n_examples: int) -> NDArray[np.int64]:
+def checked_ids(example_ids: ArrayLike, n_examples: int) -> NDArray[np.int64]:
+    """The ids as an array; ConfigError unless they are a row of numbers below n_examples."""
     ids = np.asarray(example_ids, dtype=np.int64)
     if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= n_examples:
         raise ConfigError(f"example ids must be a row of numbers from 0 to {n_examples - 1}; given {ids.tolist()[:8]}.")

@@ -28,7 +28,7 @@ from touchstone.text.shards import TokenShards, open_shards, write_shards
 from touchstone.text.split import SIDES, assign_sides, block_chars, content_key, cut_long
 from touchstone.text.spool import DocumentWriter, read_spool
 from touchstone.text.tokenizer import Tokenizer
-from touchstone.text.vocabulary import DEFAULT_MAX_BYTES, Kind, Progress
+from touchstone.text.vocabulary import DEFAULT_MAX_BYTES, DEFAULT_SPECIALS, Kind, Progress
 
 __all__ = ["DataConfig", "Prepared", "PreparedReport", "TokenizerConfig", "prepare"]
 
@@ -64,6 +64,7 @@ class TokenizerConfig(Config):
     kind: Kind = Field("bpe", description="bpe, wordpiece, unigram or bytes; byte-level BPE spells every text and is learned fast.")
     vocab_size: int | None = Field(None, gt=0, description="Tokens, specials included; None is 4096, or all there are for `bytes`.")
     pattern: str | None = Field(None, description="gpt2 (also None) or code: what no token may reach over.")
+    specials: tuple[str, ...] = Field(DEFAULT_SPECIALS, description="Special tokens; those of usual names take their roles.")
     max_bytes: int = Field(DEFAULT_MAX_BYTES, gt=0, description="Bytes of text to learn from; more is sampled, to bound memory.")
 
 

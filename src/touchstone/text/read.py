@@ -5,7 +5,7 @@ is not read is listed with its reason, never dropped silently. A long text comes
 """
 
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from touchstone.text.rows import Row, read_csv, read_jsonl, read_parquet, text_o
 from touchstone.text.stream import COMPRESSIONS, Notes, lines, text_chunks
 from touchstone.text.wiki import LeftOut, read_pages
 
-__all__ = ["SUFFIXES", "ReadReport", "list_files", "read_documents"]
+__all__ = ["SUFFIXES", "ReadReport", "format_of", "list_files", "read_documents"]
 
 
 @dataclass
@@ -31,6 +31,12 @@ class ReadReport:
     n_crlf: int = 0  # files with CRLF line ends
     n_empty: int = 0  # rows or pages without any text
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
+    n_rows: dict[str, int] = field(default_factory=dict)  # labelled rows that were left out, or read otherwise than written, by what
+
+    def note(self, what: str, n: int = 1) -> None:
+        """Count rows that were left out or read otherwise."""
+        if n:
+            self.n_rows[what] = self.n_rows.get(what, 0) + n
 
 
 def read_documents(paths: Sequence[Path | str], *, text_field: str = "text", report: ReadReport | None = None) -> Iterator[Document]:
@@ -44,11 +50,13 @@ def read_documents(paths: Sequence[Path | str], *, text_field: str = "text", rep
     return _documents(list_files(paths, report), text_field, report)
 
 
-def list_files(paths: Sequence[Path | str], report: ReadReport) -> list[Path]:
+def list_files(paths: Sequence[Path | str], report: ReadReport, suffixes: Collection[str] | None = None) -> list[Path]:
     """The files that would be read, each once; the others go to `report.skipped`.
 
+    suffixes: the formats that are read, their compressions besides; None = those of text.
     A file that is named itself must be readable; in a folder, files of other kinds are skipped.
     """
+    wanted = SUFFIXES if suffixes is None else tuple(suffixes)
     if not paths:
         raise DataError("no path given; name a file or folder of text.")
     found: dict[Path, Path] = {}
@@ -56,17 +64,17 @@ def list_files(paths: Sequence[Path | str], report: ReadReport) -> list[Path]:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; check the name.")
         if not path.is_dir():
-            reason = _why_not(path)
+            reason = _why_not(path, wanted)
             if reason:
-                raise DataError(f"{path}: {reason}; text is read from {_all_suffixes()}.")
-        for file in _walk(path, report) if path.is_dir() else [path]:
+                raise DataError(f"{path}: {reason}; text is read from {_all_suffixes(wanted)}.")
+        for file in _walk(path, report, wanted) if path.is_dir() else [path]:
             real = file.resolve()
             if real in found:
                 report.skipped.append((str(file), f"the same file as {found[real]}"))
             else:
                 found[real] = file
     if not found:
-        raise _nothing_readable(paths, report)
+        raise _nothing_readable(paths, report, wanted)
     return list(found.values())
 
 
@@ -76,7 +84,7 @@ Reader = Callable[[Path, str, Notes, ReadReport], Iterator[Document]]
 def _documents(files: list[Path], text_field: str, report: ReadReport) -> Iterator[Document]:
     for path in files:
         n_before, notes = report.n_documents, Notes()
-        for document in _READERS[_format(path)](path, text_field, notes, report):
+        for document in _READERS[format_of(path)](path, text_field, notes, report):
             if document.text.strip():
                 report.n_documents += 1
                 report.n_bytes += document.n_bytes
@@ -90,7 +98,7 @@ def _documents(files: list[Path], text_field: str, report: ReadReport) -> Iterat
         else:
             report.skipped.append((str(path), "empty"))
     if not report.n_documents:
-        raise _nothing_readable(files, report)
+        raise _nothing_readable(files, report, SUFFIXES)
 
 
 def _read_text(path: Path, text_field: str, notes: Notes, report: ReadReport) -> Iterator[Document]:
@@ -123,7 +131,7 @@ def _read_jsonl(path: Path, text_field: str, notes: Notes, report: ReadReport) -
 
 
 def _read_csv(path: Path, text_field: str, notes: Notes, report: ReadReport) -> Iterator[Document]:
-    return _of_rows(read_csv(path, notes, "\t" if _format(path) == ".tsv" else ","), path, text_field, notes)
+    return _of_rows(read_csv(path, notes, "\t" if format_of(path) == ".tsv" else ","), path, text_field, notes)
 
 
 def _read_parquet(path: Path, text_field: str, notes: Notes, report: ReadReport) -> Iterator[Document]:
@@ -154,7 +162,7 @@ SUFFIXES = tuple(_READERS)
 """Suffixes of files that are read as text."""
 
 
-def _format(path: Path) -> str:
+def format_of(path: Path) -> str:
     """The suffix that says how to read a file, without that of its compression."""
     name = path.name.lower()
     for compression in COMPRESSIONS:
@@ -162,7 +170,7 @@ def _format(path: Path) -> str:
     return Path(name).suffix
 
 
-def _walk(folder: Path, report: ReadReport) -> Iterator[Path]:
+def _walk(folder: Path, report: ReadReport, suffixes: Collection[str]) -> Iterator[Path]:
     """Readable files below a folder, sorted; hidden ones, links to folders and other kinds are listed as skipped."""
     try:
         inside = sorted(folder.iterdir())
@@ -174,14 +182,14 @@ def _walk(folder: Path, report: ReadReport) -> Iterator[Path]:
         elif path.is_dir() and path.is_symlink():
             report.skipped.append((str(path), "a link to a folder"))
         elif path.is_dir():
-            yield from _walk(path, report)
-        elif reason := _why_not(path):
+            yield from _walk(path, report, suffixes)
+        elif reason := _why_not(path, suffixes):
             report.skipped.append((str(path), reason))
         else:
             yield path
 
 
-def _why_not(path: Path) -> str | None:
+def _why_not(path: Path, suffixes: Collection[str]) -> str | None:
     """Why a file is not read; None if it is."""
     try:
         mode = path.stat().st_mode
@@ -189,22 +197,22 @@ def _why_not(path: Path) -> str | None:
         return "a link to nothing"
     if not stat.S_ISREG(mode):
         return "not a regular file"
-    suffix = _format(path)
+    suffix = format_of(path)
     if suffix == ".parquet" and path.suffix.lower() != ".parquet":
         return "compressed parquet, which packs itself: decompress it first"
-    if suffix == ".json":
+    if suffix == ".json" and ".json" not in suffixes:
         return "a .json file is not text: write one object a line and name it .jsonl"
-    if suffix not in _READERS:
+    if suffix not in suffixes:
         return f"suffix `{suffix}` is not known" if suffix else "it has no suffix"
     return None
 
 
-def _all_suffixes() -> str:
-    return f"{', '.join(SUFFIXES)}, also packed as {', '.join(COMPRESSIONS)}"
+def _all_suffixes(suffixes: Collection[str]) -> str:
+    return f"{', '.join(suffixes)}, also packed as {', '.join(COMPRESSIONS)}"
 
 
-def _nothing_readable(paths: Sequence[Path | str], report: ReadReport) -> DataError:
+def _nothing_readable(paths: Sequence[Path | str], report: ReadReport, suffixes: Collection[str]) -> DataError:
     places = ", ".join(map(str, paths[:3])) + (", …" if len(paths) > 3 else "")
     seen = "; ".join(f"{path} ({reason})" for path, reason in report.skipped[:5])
     more = f"; and {len(report.skipped) - 5} more" if len(report.skipped) > 5 else ""
-    return DataError(f"{places}: no text to read; seen: {seen or 'no files'}{more}. Text is read from {_all_suffixes()}.")
+    return DataError(f"{places}: no text to read; seen: {seen or 'no files'}{more}. Text is read from {_all_suffixes(suffixes)}.")

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +34,15 @@ def read_jsonl(path: Path, notes: Notes) -> Iterator[Row]:
         yield Row(fields, number)
 
 
-def read_csv(path: Path, notes: Notes, delimiter: str = ",") -> Iterator[Row]:
-    """Rows under a header line; a quoted field may hold commas and line ends."""
+def read_csv(path: Path, notes: Notes, delimiter: str = ",", *, columns: Sequence[str] | None = None, quoted: bool = True) -> Iterator[Row]:
+    """Rows under a header line; a quoted field may hold commas and line ends.
+
+    columns: the names of the fields where the file has no header. quoted: False where `"` is a character like any other.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARS))  # the library's 128 KB is shorter than many a text
-    reader = csv.reader((line + "\n" for _, line in lines(path, notes)), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+    ended = (line + "\n" for _, line in lines(path, notes))
+    reader = csv.reader(ended, delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    header: list[str] | None = None if columns is None else list(columns)
     start = 1
     try:
         for values in reader:
@@ -48,9 +52,10 @@ def read_csv(path: Path, notes: Notes, delimiter: str = ",") -> Iterator[Row]:
             if header is None:
                 header = _header(path, values)
             elif len(values) != len(header):
-                raise DataError(
-                    f"{path}:{line}: {len(values)} fields under a header of {len(header)}; quote fields that hold `{delimiter}`."
+                remedy = (
+                    f"quote fields that hold `{delimiter}`" if columns is None else f"name every field in `columns` ({', '.join(columns)})"
                 )
+                raise DataError(f"{path}:{line}: {len(values)} fields under a header of {len(header)}; {remedy}.")
             else:
                 yield Row(dict(zip(header, values, strict=True)), line)
     except csv.Error as error:

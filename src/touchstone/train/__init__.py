@@ -1,5 +1,6 @@
 """Training that survives: exact accumulation, exact resume, and a log that hides nothing."""
 
+from touchstone.train.label_objectives import Classify, Span, Tag
 from touchstone.train.objective import Causal, LossSum, Objective, TensorBatch, token_nll
 from touchstone.train.optim import OptimConfig, Optimizer, ParameterGroups, build_optimizer, parameter_groups
 from touchstone.train.pace import measure_pace
@@ -7,6 +8,7 @@ from touchstone.train.precision import Bf16Gain, autocast, measure_bf16_gain
 from touchstone.train.recipes import RECIPES, Recipe, recipe
 from touchstone.train.run_config import RunConfig
 from touchstone.train.schedule import ScheduleConfig, resolve_steps, schedule_factor
+from touchstone.train.sequence_objectives import MaskedLm, Seq2Seq
 from touchstone.train.settings import Outcome, StepReport, TrainConfig
 from touchstone.train.state import weights_sha256
 from touchstone.train.trainer import Trainer
@@ -15,7 +17,9 @@ __all__ = [
     "RECIPES",
     "Bf16Gain",
     "Causal",
+    "Classify",
     "LossSum",
+    "MaskedLm",
     "Objective",
     "OptimConfig",
     "Optimizer",
@@ -24,7 +28,10 @@ __all__ = [
     "Recipe",
     "RunConfig",
     "ScheduleConfig",
+    "Seq2Seq",
+    "Span",
     "StepReport",
+    "Tag",
     "TensorBatch",
     "TrainConfig",
     "Trainer",

@@ -2,11 +2,13 @@
 
 An objective never divides. The trainer adds the totals of all micro-batches and divides the gradient once, by the count of the whole
 batch; so accumulation equals the big batch however ragged the rows are.
-The head and the loss are taken in one go: in chunks of rows they were 0.94 to 1.04 times as fast in whole training steps, no gain.
+The head and the loss are taken in one go: in chunks of rows they were 0.94 to 1.04 times as fast in whole training steps, no gain. While
+training, the loss overwrites the logits (cross_entropy.py); under torch.compile, which fuses it, and without gradients it is the formula.
 Sources: Szegedy et al. 2016 §7 (label smoothing); Chowdhery et al. 2022 §5 (z-loss).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +20,12 @@ from torch.nn import functional as F
 from touchstone.errors import ConfigError, ShapeError
 from touchstone.nn.dropout import Noise
 from touchstone.text.batch import TokenBatch
+from touchstone.train.cross_entropy import overwriting_nll
 
-__all__ = ["Causal", "LossSum", "Objective", "TensorBatch", "token_nll"]
+__all__ = ["Answering", "Causal", "LossSum", "Objective", "TensorBatch", "spent_nll", "token_nll", "with_balance"]
 
 _UNCOUNTED = -100  # the target that torch's cross entropy leaves out
+_OPTIONAL = ("mask", "segments", "token_types", "source_ids", "source_mask")  # fields of a batch that may be None
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,13 @@ class TensorBatch:
     """A TokenBatch on the device of the network; the fields mean the same."""
 
     token_ids: Int[Tensor, "B T"]
-    targets: Int[Tensor, "B T"]
-    counts: Bool[Tensor, "B T"]
+    targets: Int[Tensor, "B ..."]
+    counts: Bool[Tensor, "B ..."]
     mask: Bool[Tensor, "B T"] | None = None
     segments: Int[Tensor, "B T"] | None = None
+    token_types: Int[Tensor, "B T"] | None = None
+    source_ids: Int[Tensor, "B S"] | None = None
+    source_mask: Bool[Tensor, "B S"] | None = None
 
     @classmethod
     def of(cls, batch: TokenBatch, device: torch.device | str = "cpu") -> "TensorBatch":
@@ -51,7 +58,7 @@ class TensorBatch:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
-        optional = {name: getattr(batch, name) for name in ("mask", "segments")}
+        optional = {name: getattr(batch, name) for name in _OPTIONAL}
         return cls(
             tensor(batch.token_ids),
             tensor(batch.targets),
@@ -75,6 +82,13 @@ class Objective(Protocol):
         """Plain data that changes when the objective does; a run is not resumed with another."""
 
 
+class Answering(Objective, Protocol):
+    """An objective whose targets are choices, so that it can be judged by how often the right one is made."""
+
+    def scores(self, net: nn.Module, batch: TensorBatch) -> Tensor:
+        """Scores of all answers, on the last axis, for each target; without noise."""
+
+
 class Causal:
     """Predict every next token.
 
@@ -91,8 +105,8 @@ class Causal:
 
     def __call__(self, net: nn.Module, batch: TensorBatch, noise: Noise | None) -> LossSum:
         """The summed loss of the batch's targets that count."""
-        logits = net(batch.token_ids, mask=batch.mask, segments=batch.segments, noise=noise).logits
-        return _sum_nll(logits, batch.targets, batch.counts, self.label_smoothing, self.z_loss)
+        output = net(batch.token_ids, mask=batch.mask, segments=batch.segments, noise=noise)
+        return with_balance(spent_nll(output.logits, batch.targets, batch.counts, self.label_smoothing, self.z_loss), output.aux)
 
     def settings(self) -> dict[str, object]:
         """Plain data that changes when the objective does."""
@@ -111,6 +125,30 @@ def token_nll(
     if not bool(counts.any()):
         raise ShapeError(f"No target of this batch of {counts.numel()} counts; give `counts` at least one True.")
     return _sum_nll(logits, targets, counts, label_smoothing, 0.0)
+
+
+def spent_nll(
+    logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], counts: Bool[Tensor, "*B"], label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> LossSum:
+    """The loss of a training step: `token_nll` with z-loss, the logits spent on it, and a count that may be 0."""
+    if not logits.requires_grad or torch.compiler.is_compiling():
+        return _sum_nll(logits, targets, counts, label_smoothing, z_loss)
+    rows = logits.reshape(-1, logits.shape[-1])
+    total, nll = overwriting_nll(rows, targets.reshape(-1), counts.reshape(-1), label_smoothing, z_loss)
+    return LossSum(total, counts.sum(), parts={"nll": nll})
+
+
+def with_balance(loss: LossSum, aux: Mapping[str, Tensor]) -> LossSum:
+    """The loss with the terms of a network with experts, which are means: each counts once for each target.
+
+    The balance term is no sum over examples. Of a batch in parts the parts' terms are averaged by their counts, which is near the whole
+    batch's term and not it.
+    """
+    total, parts = loss.total, dict(loss.parts)
+    for name, term in aux.items():
+        counted = term * loss.count
+        total, parts[name] = total + counted, counted.detach()
+    return replace(loss, total=total, parts=parts)
 
 
 def _sum_nll(logits: Tensor, targets: Tensor, counts: Tensor, label_smoothing: float, z_loss: float) -> LossSum:

@@ -4,8 +4,9 @@ Everything here is a function of the step's index in the plan: which examples, i
 step can be dropped half-way and taken again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,13 +21,13 @@ from touchstone.train.precision import autocast
 from touchstone.train.settings import TrainConfig
 from touchstone.train.signals import StopNow, StopSignals
 
-__all__ = ["Gradient", "GradientMaker", "Source", "noise_keys"]
+__all__ = ["CorruptingSource", "FixedSource", "Gradient", "GradientMaker", "Source", "noise_keys"]
 
 _STEPS_AHEAD = 64  # whose examples are computed in one go: one step's alone take half a millisecond
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea & Flood 2014)
 
 
-class Source(Protocol):
+class FixedSource(Protocol):
     """Examples by number, such as text.batch's PackedWindows and PaddedRows; the same number is always the same example."""
 
     @property
@@ -39,6 +40,27 @@ class Source(Protocol):
 
     def batch(self, example_ids: NDArray[np.int64]) -> TokenBatch:
         """These examples, in this order."""
+
+
+class CorruptingSource(Protocol):
+    """A source that makes its examples anew each time, such as text.corrupted's; `corrupts` is True."""
+
+    corrupts: bool
+
+    @property
+    def n_examples(self) -> int:
+        """How many there are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any example does, whatever its key."""
+
+    def batch(self, example_ids: NDArray[np.int64], keys: NDArray[np.int64]) -> TokenBatch:
+        """These examples, in this order, each a pure function of its key."""
+
+
+Source = FixedSource | CorruptingSource
+"""What a trainer takes examples from."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,8 @@ class GradientMaker:
                 f"{type(objective).__name__} is not a sum over examples, so parts of a batch do not add up; leave `micro_batch_size` out."
             )
         self.net, self.objective, self.source = net, objective, source
+        self._examples = _maker(source)
+        self._lengths: NDArray[np.int64] | None = getattr(source, "lengths", None)  # of rows; windows have one length
         self._ahead = Plan(plan.n_examples, plan.batch_size * _STEPS_AHEAD, plan.seed)
         self._block: tuple[int, NDArray[np.int64]] | None = None  # its place in `_ahead`, and the examples
         self.seed, self.precision = config.seed, config.precision
@@ -76,16 +100,17 @@ class GradientMaker:
         Raises StopNow between micro-batches if a stop was requested, and DataError if no target of the whole batch counts.
         """
         example_ids = self.example_ids(step)
-        keys = torch.from_numpy(noise_keys(self.seed, step, len(example_ids)))
+        keys = noise_keys(self.seed, step, len(example_ids))
+        example_ids, keys = self._by_length(example_ids, keys)
         sums: dict[str, Tensor] = {}
         for start in range(0, len(example_ids), self.micro_batch_size):
             if start and stop.requested:
                 raise StopNow
             rows = slice(start, start + self.micro_batch_size)
-            batch = self.source.batch(example_ids[rows])
+            batch = self._examples(example_ids[rows], keys[rows])
             if not batch.counts.any():
                 continue
-            total, count, parts = self._forward(TensorBatch.of(batch, self.device), keys[rows].to(self.device))
+            total, count, parts = self._forward(TensorBatch.of(batch, self.device), torch.from_numpy(keys[rows]).to(self.device))
             total.backward()
             for name, value in {"total": total.detach(), "count": count, **parts}.items():
                 sums[name] = sums[name] + value.to(self._number) if name in sums else value.to(self._number)
@@ -111,6 +136,13 @@ class GradientMaker:
             factor *= clip_norm / gradient.norm
         torch._foreach_mul_(self.gradients(), factor)
 
+    def _by_length(self, example_ids: NDArray[np.int64], keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of like length together, each with its key, where a step is cut: less padding, and the same sum."""
+        if self._lengths is None or self.micro_batch_size >= len(example_ids):
+            return example_ids, keys
+        order = np.argsort(self._lengths[example_ids], kind="stable")
+        return example_ids[order], keys[order]
+
     def _plain_forward(self, batch: TensorBatch, keys: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         with autocast(self.precision, self.device):
             loss = self.objective(self.net, batch, Noise(keys))
@@ -128,6 +160,14 @@ class GradientMaker:
         if n == 0:
             raise DataError(f"Step {step}: the objective counted no target.")
         return Gradient(total / n, length / n, n, {name: value / n for name, value in zip(names, parts, strict=True)})
+
+
+def _maker(source: Source) -> Callable[[NDArray[np.int64], NDArray[np.int64]], TokenBatch]:
+    """What makes the examples with these numbers and keys."""
+    if getattr(source, "corrupts", False):
+        return cast(CorruptingSource, source).batch
+    fixed = cast(FixedSource, source)
+    return lambda example_ids, _: fixed.batch(example_ids)
 
 
 def noise_keys(seed: int, step: int, n_rows: int) -> NDArray[np.int64]:
