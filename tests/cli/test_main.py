@@ -78,6 +78,9 @@ def test_a_slip_is_answered_with_the_right_command(typed, meant, capsys, tmp_pat
         ("train gpt-small --data", "touchstone train --help"),
         ("quickstart --lang de", "touchstone quickstart --help"),
         ("zzz", "All: quickstart, doctor"),
+        (f"convert {__file__} new", "`--from llama2c`"),
+        ("convert runs/mine new --dtype float8", "touchstone convert --help"),
+        ("convert runs/mine new --max-shard-size big", "500MB"),
         ("train gpt-small not_a_setting", "KEY=VALUE"),
     ],
 )

@@ -84,6 +84,33 @@ def test_inspect_tells_a_model_from_a_text(document, model_folder, tmp_path):
     assert document("inspect", tmp_path)[1]["what"] == "data"
 
 
+def test_convert_takes_every_setting_and_says_how_far_the_folder_was_checked(document, model_folder, tmp_path):
+    code, found = document("convert", model_folder, tmp_path / "new", "--dtype", "bfloat16", "--max-shard-size", "10KB")
+    assert code == 0
+    assert (found["model_type"], found["opens_in_transformers_as"]) == ("llama", "LlamaForCausalLM")
+    assert found["check"]["n_prompts"] == 3
+    assert 0 < found["check"]["max_difference"] < 1
+    assert len(list((tmp_path / "new").glob("model-*.safetensors"))) > 1
+    code, found = document("convert", model_folder, tmp_path / "new")
+    assert (code, found["error"]["kind"]) == (2, "ConfigError")
+
+
+def test_convert_speaks_chinese(capsys, model_folder, tmp_path):
+    assert main(["convert", str(model_folder), str(tmp_path / "new"), "--lang", "zh"]) == 0
+    assert "逐位相同" in capsys.readouterr().out
+
+
+def test_a_llama2_c_file_is_converted_with_its_tokenizer(document, test_data, tmp_path):
+    source = test_data / "weights" / "stories260K"
+    words = ("convert", source / "stories260K.bin", tmp_path / "new", "--from", "llama2c", "--tokenizer", source / "tok512.bin")
+    code, found = document(*words)
+    assert (code, found["check"]["bit_equal"], list(found["ignored"])) == (0, True, ["freq_cis_real", "freq_cis_imag"])
+    code, found = document("generate", tmp_path / "new", "Once upon", "--max-new-tokens", 9, "--temperature", 0)
+    assert code == 0
+    expected = (source / "greedy_200_expected.txt").read_text(encoding="utf-8")
+    assert expected.startswith("Once upon" + found["completions"][0]["text"])
+
+
 def test_the_recipes_are_listed(document):
     code, found = document("train", "--list")
     assert code == 0

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from touchstone.cli import begin, learn, look, slips, use
+from touchstone.cli import begin, change, learn, look, slips, use
 from touchstone.errors import TouchstoneError
 
 __all__ = ["VERBS", "build_app", "main"]
@@ -27,6 +27,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "evaluate": use.evaluate,
     "generate": use.generate,
     "complete": use.complete,
+    "convert": change.convert,
 }
 """The verbs in the order in which a newcomer meets them."""
 

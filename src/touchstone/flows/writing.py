@@ -9,8 +9,8 @@ from typing import Any
 
 from touchstone.errors import ConfigError, DataError, NoTokenizer
 from touchstone.infer import Completion, LanguageModel, load
+from touchstone.infer.stop import CompletionText
 from touchstone.report.terminal import Terminal
-from touchstone.text.tokenizer import Tokenizer
 
 __all__ = ["Alternative", "alternatives", "biases", "offer", "write"]
 
@@ -82,23 +82,25 @@ def alternatives(model: LanguageModel, text: str, *, n: int, max_new_tokens: int
     prompt = model.tokenizer.encode(text)
     if not prompt:
         raise DataError("There is no text to complete; give some, as an argument or on stdin.")
-    room = model.engine.max_seq_len
+    prefix = list(model.tokenizer.prefix_ids)
+    room = None if model.engine.max_seq_len is None else model.engine.max_seq_len - len(prefix)
     kept = prompt if room is None else prompt[-max(1, room - max_new_tokens) :]
     max_new_tokens = max_new_tokens if room is None else min(max_new_tokens, room - len(kept))
-    first = model.generate([kept], max_new_tokens=1, temperature=0.0, top_logprobs=n)[0]
+    before = [*prefix, *kept]
+    first = model.generate([before], max_new_tokens=1, temperature=0.0, top_logprobs=n)[0]
     assert first.top_logprobs is not None
     heads = first.top_logprobs[0][:n]
     going = [head for head in heads if head.token_id not in model.eos_ids]
     rest: dict[int, Completion] = {}
     if going and max_new_tokens > 1:
-        longer = model.generate([[*kept, head.token_id] for head in going], max_new_tokens=max_new_tokens - 1, temperature=0.0)
+        longer = model.generate([[*before, head.token_id] for head in going], max_new_tokens=max_new_tokens - 1, temperature=0.0)
         rest = {head.token_id: completion for head, completion in zip(going, longer, strict=True)}
     found = []
     for head in heads:
         completion = rest.get(head.token_id)
         ids = (head.token_id, *(completion.token_ids if completion else ()))
         logprobs = (head.logprob, *(completion.logprobs if completion else ()))
-        found.append(_cut(model.tokenizer, ids, logprobs, n_lines, frozenset(model.eos_ids)))
+        found.append(_cut(CompletionText(model.tokenizer, before), ids, logprobs, n_lines, frozenset(model.eos_ids)))
     return found, len(prompt) - len(kept)
 
 
@@ -124,22 +126,23 @@ def offer(
     return {"status": "ok", "model": os.fspath(folder), "n_tokens_left_out": n_left_out, "alternatives": [asdict(a) for a in found]}
 
 
-def _cut(tokenizer: Tokenizer, token_ids: Sequence[int], logprobs: Sequence[float], n_lines: int, eos_ids: frozenset[int]) -> Alternative:
+def _cut(
+    decoded: CompletionText, token_ids: Sequence[int], logprobs: Sequence[float], n_lines: int, eos_ids: frozenset[int]
+) -> Alternative:
     """The tokens up to the end of the n-th line that shows something, or to the end of the text."""
-    decoder = tokenizer.stream_decoder()
-    text, total, n_kept, is_end = "", 0.0, 0, False
+    total, n_kept, is_end = 0.0, 0, False
     for token_id, logprob in zip(token_ids, logprobs, strict=True):
         total += logprob
         n_kept += 1
         if token_id in eos_ids:
             is_end = True
             break
-        text += decoder.push(token_id)
-        if _n_lines_ended(text) >= n_lines:
-            text = _first_lines(text, n_lines)
+        decoded.accept(token_id)
+        if _n_lines_ended(decoded.text) >= n_lines:
             break
     else:
-        text += decoder.finish()
+        decoded.finish()
+    text = _first_lines(decoded.text, n_lines)
     return Alternative(text, math.exp(total), math.exp(logprobs[0]), tuple(token_ids[:n_kept]), is_end)
 
 
@@ -149,11 +152,13 @@ def _n_lines_ended(text: str) -> int:
 
 
 def _first_lines(text: str, n_lines: int) -> str:
-    """Up to the n-th line end behind the first visible character, without it."""
-    start = len(text) - len(text.lstrip())
-    place = start
+    """Up to the n-th line end behind the first visible character, without it; the whole text where there are fewer."""
+    place = len(text) - len(text.lstrip())
     for _ in range(n_lines):
-        place = text.index("\n", place) + 1
+        end = text.find("\n", place)
+        if end < 0:
+            return text
+        place = end + 1
     return text[: place - 1]
 
 

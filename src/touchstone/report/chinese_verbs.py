@@ -54,6 +54,19 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "end": "⟨文本结束⟩",
         "left_out": "最早的 {n} 个词元超出上下文长度，已略去。",
     },
+    "convert": {
+        "working": "写入并核对",
+        "written": "{source} 已转换为 {folder}：{kind} 类型的模型，权重 {size}。",
+        "equal": "已核对：重新打开后，logits 与源模型逐位相同（{n} 个提示，{positions} 个词元）。",
+        "close": (
+            "已核对：重新打开后，logits 与源模型最多相差 {difference}（{n} 个提示，{positions} 个词元）；"
+            "每词元 KL 散度平均 {mean_kl} 纳特，最大 {kl} 纳特。"
+        ),
+        "opens_in": "可用 `transformers`（{name}）和 Touchstone 打开。",
+        "ours_only": "只能用 Touchstone 打开：`transformers` 没有计算同一函数的类。",
+        "ignored": "未带入的内容",
+        "reason": "原因",
+    },
     "inspect": {
         "fact": "项目",
         "model": "{folder}：模型，类型 {kind}",
@@ -117,6 +130,25 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "skipped": "{n} 个文件或部分未读取，第一个：{first}。用 `touchstone inspect` 可列出。",
         "done": "已备好，位于 {folder}；相同文本和设置的训练会直接使用。",
         "plan": "将读取 {n} 个文件，共 {size}（另有 {skipped} 个不读），存于 {cache}。",
+    },
+    "lesson": {
+        "preparing": "读取并划分数据行",
+        "rows": "数据：{n} 行；{copies} 行近似重复留在同一侧。用于学习 {train}，用于选择 {valid}，用于评判 {test}。",
+        "labels": "{n} 个标签：{names}。",
+        "noted": "{n} 次：{what}。",
+        "judging": "正在回答测试集",
+        "figure": "测试集：{name} {value}，共 {n} 个；总是给出最常见答案：{commonest}。",
+        "accuracy": "准确率",
+        "nll": "每个答案的奈特数",
+        "macro_f1": "宏平均 F1",
+        "span_f1": "完整片段的 F1",
+        "exact_match": "完全匹配",
+        "answer_f1": "答案用词的 F1",
+        "subtitle": "训练了什么、用什么训练，以及它回答未见内容的水平。",
+        "beside": "总是给出最常见答案为 {value}",
+        "score_text": "在 {n} 个留出样本上评判，其中没有学习样本的近似重复。第一项指标的区间：{method}。",
+        "rows_title": "样本",
+        "examples": "样本数",
     },
     "recipes": {
         "name": "配方",

@@ -54,6 +54,19 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "end": "⟨end of text⟩",
         "left_out": "The oldest {n} tokens do not fit the context and were left out.",
     },
+    "convert": {
+        "working": "Writing and checking",
+        "written": "{source} is now {folder}: a model of type {kind}, {size} of weights.",
+        "equal": "Checked: opened again, it gives the source's logits bit for bit ({n} prompts, {positions} tokens).",
+        "close": (
+            "Checked: opened again, its logits differ from the source's by up to {difference} ({n} prompts, {positions} tokens); KL "
+            "divergence {mean_kl} nats a token on average, {kl} at most."
+        ),
+        "opens_in": "Opens in `transformers`, as {name}, and in Touchstone.",
+        "ours_only": "Opens in Touchstone only: `transformers` has no class that computes this function.",
+        "ignored": "not carried over",
+        "reason": "why",
+    },
     "inspect": {
         "fact": "what",
         "model": "{folder}: a model of type {kind}",
@@ -120,6 +133,28 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "skipped": "{n} files or parts were not read; the first: {first}. `touchstone inspect` lists them.",
         "done": "Prepared in {folder}; a training on the same text and settings finds it there.",
         "plan": "{n} files, {size}, would be read ({skipped} others not) and prepared in {cache}.",
+    },
+    "lesson": {
+        "preparing": "Reading and dividing the rows",
+        "rows": ("Rows: {n}; {copies} near-copies kept on one side. To learn from {train}, to choose by {valid}, to judge by {test}."),
+        "labels": "{n} labels: {names}.",
+        "noted": "{n} times: {what}.",
+        "judging": "Answering the test side",
+        "figure": "Test side: {name} {value} over {n}; always the commonest answer: {commonest}.",
+        "accuracy": "accuracy",
+        "nll": "nats an answer",
+        "macro_f1": "macro-F1",
+        "span_f1": "F1 of whole spans",
+        "exact_match": "exact match",
+        "answer_f1": "F1 of the answers' words",
+        "subtitle": "What was trained, on what, and how well it answers what it never saw.",
+        "beside": "beside {value} of always giving the commonest answer",
+        "score_text": (
+            "Judged on {n} held-out examples, none of which is a near-copy of one to learn from. "
+            "The interval of the first figure: {method}."
+        ),
+        "rows_title": "The examples",
+        "examples": "examples",
     },
     "recipes": {
         "name": "recipe",
