@@ -18,13 +18,19 @@ def test_a_product_counts_a_multiply_and_an_add():
 
 def test_the_matmul_rate_is_that_of_the_fastest_run():
     clock = readings(0.0, *(1.0, 1.5), *(2.0, 2.25), *(3.0, 4.0))  # start, then begin and end of each run
-    assert measure_matmul(dtype=torch.float64, size=8, seconds=4.0, clock=clock) == pytest.approx(2 * 8**3 / 0.25)
+    assert measure_matmul(dtype=torch.float64, shapes=[(8, 8, 8)], seconds=4.0, clock=clock) == pytest.approx(2 * 8**3 / 0.25)
+
+
+def test_the_peak_is_that_of_the_fastest_shape_and_shapes_take_turns():
+    clock = readings(0.0, *(1.0, 2.0), *(2.0, 2.5), *(3.0, 3.25), *(4.0, 4.5))
+    shapes = [(8, 8, 8), (3, 5, 7)]
+    assert measure_matmul(dtype=torch.float64, shapes=shapes, seconds=4.0, clock=clock) == pytest.approx(2 * 8**3 / 0.25)
 
 
 def test_the_peak_is_that_of_the_faster_product(monkeypatch):
     monkeypatch.setattr("touchstone.bench.machine.choose_product", lambda: ProductChoice("onednn", 2.0, "by hand"))
-    clock = readings(0.0, 1.0, 1.5, 0.0, 1.0, 1.125)  # half of the time for each product, one run in each
-    assert measure_matmul(size=8, seconds=1.0, clock=clock) == pytest.approx(2 * 8**3 / 0.125)
+    clock = readings(0.0, *(1.0, 1.5), *(2.0, 2.125))
+    assert measure_matmul(shapes=[(8, 8, 8)], seconds=2.0, clock=clock) == pytest.approx(2 * 8**3 / 0.125)
 
 
 def test_the_reading_rate_counts_every_byte_of_the_matrix():

@@ -6,7 +6,7 @@ import torch
 
 from touchstone.errors import ConfigError
 from touchstone.flows.choices import MEMORY_SHARE, choose, fitted_to_memory, scaled_to_steps
-from touchstone.nn.products import ProductChoice
+from touchstone.nn.products import ProductChoice, onednn_product
 from touchstone.runtime import Runtime
 from touchstone.text.batch import PaddedRows
 from touchstone.train.estimate import estimate
@@ -22,10 +22,14 @@ SOURCE = PaddedRows(np.random.default_rng(0).integers(0, 11, (9, 6)).tolist())
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Paces by precision, which a test may change."""
-    paces = {"float32": 0.5, "bfloat16": 0.5}
+    """Paces by numeric scheme, which a test may change."""
+    paces = {"float32": 0.5, "onednn": 0.4, "bfloat16": 0.4}
+
+    def pace(net, objective, source, train, **_):
+        return paces["onednn" if net.lm_head.product is onednn_product else train.precision]
+
     monkeypatch.setattr("touchstone.flows.choices.choose_product", lambda: ProductChoice("onednn", 2.0, "by hand"))
-    monkeypatch.setattr("touchstone.flows.choices.measure_pace", lambda net, objective, source, train, **_: paces[train.precision])
+    monkeypatch.setattr("touchstone.flows.choices.measure_pace", pace)
     monkeypatch.setattr("touchstone.flows.choices.measure_matmul", lambda device, dtype, **_: 3.0 if dtype == torch.bfloat16 else 1.0)
     return paces
 
@@ -36,7 +40,8 @@ def chosen(minutes=None, explicit=(), evaluation_s=0.0, config=TINY):
 
 def test_minutes_become_the_steps_that_fit_beside_the_evaluations(measured):
     config, record = chosen(minutes=2.0, evaluation_s=3.0)  # one evaluation every hundred steps and one at the end: 2
-    assert config.train.n_steps == (120 - 2 * 3) / 0.5
+    assert config.train.n_steps == (120 - 2 * 3) / 0.4
+    assert config.train.max_seconds == 120 - 2 * 3
     assert record.minutes == 2.0
     assert record.settings["train.n_steps"] == config.train.n_steps
 
@@ -51,9 +56,29 @@ def test_bfloat16_is_taken_only_where_steps_are_faster_by_it(measured):
     measured["bfloat16"] = 0.3
     config, record = chosen()
     assert (config.train.precision, record.product) == ("bfloat16", "torch")
-    measured["bfloat16"] = 0.49
+    measured["bfloat16"] = 0.39
     config, record = chosen()
     assert (config.train.precision, record.product) == ("float32", "onednn")
+
+
+def test_a_product_is_taken_only_where_whole_steps_are_faster_by_it(measured):
+    measured["onednn"] = 0.48
+    config, record = chosen(explicit={"train.precision"})
+    assert (config.train.precision, record.product) == ("float32", "torch")
+    assert record.reasons["product"].startswith("torch: a step with onednn measured 1.04")
+
+
+def test_a_slow_spell_in_one_round_decides_nothing(measured, monkeypatch):
+    calls = []
+
+    def pace(net, objective, source, train, **_):
+        calls.append("onednn" if net.lm_head.product is onednn_product else train.precision)
+        return measured[calls[-1]] * (9 if len(calls) <= 2 else 1)
+
+    monkeypatch.setattr("touchstone.flows.choices.measure_pace", pace)
+    _, record = chosen(minutes=1.0)
+    assert calls[:4] == ["float32", "onednn", "bfloat16", "float32"]
+    assert (record.product, record.settings["train.n_steps"]) == ("onednn", 60 / 0.4)
 
 
 def test_slow_bfloat16_products_end_the_question(measured, monkeypatch):

@@ -90,6 +90,14 @@ def test_updates_agree_with_torchs_own_muon_up_to_its_bfloat16_products():
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.1 * 0.06)  # bfloat16 has 8 bits; a wrong scale or sign is off by 0.1
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_bfloat16_the_iteration_is_rounded_and_no_more(shape):
+    matrix = torch.randn(3, *shape, generator=torch.Generator().manual_seed(9))
+    rough, exact = orthogonalise(matrix, dtype=torch.bfloat16), orthogonalise(matrix)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).norm() < 0.05 * exact.norm()  # 15 products of numbers with 8 bits
+
+
 def test_a_parameter_without_a_gradient_is_left_alone():
     idle, busy = torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(3, 4))
     busy.grad = torch.eye(3, 4)

@@ -5,7 +5,7 @@ it is measured, with the threads of the run and with every product that a run ma
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -17,8 +17,8 @@ __all__ = ["MachineSpeed", "matmul_flops", "measure_machine", "measure_matmul", 
 
 Clock = Callable[[], float]
 
-QUICK_SIZE = 1024
-"""Side of the square matrices: large enough for the peak on a CPU (4 MiB each), one product takes milliseconds."""
+QUICK_SHAPES = ((1024, 1024, 1024), (2048, 768, 3072), (512, 2048, 512))
+"""(rows, inner, columns): which one is fastest differs by processor and library; each is near a CPU's peak and takes milliseconds."""
 
 QUICK_BYTES = 256 << 20
 """Bytes read in one pass: far beyond any cache, so that memory is measured and not the cache."""
@@ -66,19 +66,34 @@ def measure_matmul(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     *,
-    size: int = QUICK_SIZE,
+    shapes: Sequence[tuple[int, int, int]] = QUICK_SHAPES,
     seconds: float = 1.0,
     clock: Clock = time.perf_counter,
 ) -> float:
-    """Floating-point operations a second of the fastest square product of this size, by torch's product or a faster one it has."""
+    """Floating-point operations a second of the fastest of these products, by torch or by oneDNN's fp32 product where torch has it.
+
+    They take turns, so that a slow spell of the machine meets all of them.
+    """
     device = torch.device(device)
-    a = torch.full((size, size), 0.5, device=device, dtype=dtype)
-    b = torch.full_like(a, 0.25)
     products = [torch_product]
-    if device.type == "cpu" and dtype == torch.float32 and choose_product().name == "onednn":
+    if device.type == "cpu" and dtype == torch.float32 and choose_product().gain is not None:
         products.append(onednn_product)
-    share = seconds / len(products)
-    return matmul_flops(size, size, size) / min(_fastest(partial(product, a, b, None), device, share, clock) for product in products)
+    works: list[tuple[float, Callable[[], object]]] = []
+    for m, k, n in shapes:
+        a, b = (torch.full((rows, k), 0.5, device=device, dtype=dtype) for rows in (m, n))
+        works += [(matmul_flops(m, k, n), partial(product, a, b, None)) for product in products]
+    for _, work in works:
+        work()
+    _finish(device)
+    best, start, end = 0.0, clock(), 0.0
+    while best == 0.0 or end - start < seconds:
+        for flops, work in works:
+            begin = clock()
+            work()
+            _finish(device)
+            end = clock()
+            best = max(best, flops / (end - begin))
+    return best
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
 """What a run decides by measuring, once, before its first step: matrix product, numeric type, micro-batch, number of steps."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from touchstone.bench.machine import measure_matmul
 from touchstone.errors import ConfigError
 from touchstone.flows.run_record import Chosen
 from touchstone.models import ModelSpec, build
-from touchstone.nn.products import choose_product
+from touchstone.nn.products import ProductName, choose_product
 from touchstone.runtime import Runtime, memory_bytes
 from touchstone.train.estimate import estimate
 from touchstone.train.pace import measure_pace
+from touchstone.train.precision import Precision
 from touchstone.train.run_config import RunConfig
 from touchstone.train.schedule import resolve_steps
 from touchstone.train.settings import TrainConfig
@@ -26,8 +28,9 @@ MEMORY_SHARE = 0.7
 """Of the memory this process may use, for a training: the estimate is right to a fifth, and others need some too."""
 
 _MIN_BF16_MATMUL_GAIN = 1.2  # on a CPU: bfloat16 products slower than this cannot pay for the casts, so nothing else is measured
-_MIN_BF16_GAIN = 1.05  # of a whole step; a smaller one does not pay for eight bits of mantissa
-_TIMED_STEPS, _TIMED_STEPS_IF_SLOW, _SLOW_S = 8, 2, 1.0
+_HOPELESS_PRODUCT_GAIN = 0.8  # of oneDNN's fp32 products alone: so slow, whole steps are not timed
+_MIN_GAIN = 1.05  # of a whole step; a smaller one is noise, and does not pay for eight bits of mantissa
+_ROUNDS, _TIMED_STEPS, _TIMED_STEPS_IF_SLOW, _SLOW_S = 5, 4, 2, 1.0
 
 
 def choose(
@@ -54,20 +57,17 @@ def choose(
             changes["train.micro_batch_size"] = micro
             reasons["micro_batch_size"] = f"{micro}: the most that fits {MEMORY_SHARE:.0%} of the memory."
             train = train.replace(micro_batch_size=micro)
-    product, reasons["product"] = _product(runtime)
-    pace = _Pace(spec, config, train, source, runtime)
-    if "train.precision" not in explicit:
-        precision, reasons["precision"] = _precision(pace, train, product, runtime)
-        if precision != train.precision:
-            changes["train.precision"] = precision
-            train = train.replace(precision=precision)
-    if train.precision == "bfloat16":
-        product = "torch"
+    trials = _Trials(spec, config, source, runtime)
+    scheme = _scheme(trials, train, runtime, is_open="train.precision" not in explicit)
+    reasons |= scheme.reasons
+    if scheme.precision != train.precision:
+        changes["train.precision"] = scheme.precision
+        train = train.replace(precision=scheme.precision)
     if minutes is not None:
-        step_s = pace.seconds(train, product)
+        step_s = scheme.step_s
         changes |= _length(train, minutes, step_s, evaluation_s)
         reasons["n_steps"] = f"{changes['train.n_steps']}: a step takes {step_s:.3f} s here, and {minutes:g} minutes were asked for."
-    chosen = Chosen(minutes=minutes, settings=changes, product=product, reasons=reasons)
+    chosen = Chosen(minutes=minutes, settings=changes, product=scheme.product, reasons=reasons)
     return chosen.apply(config, but=explicit), chosen
 
 
@@ -105,54 +105,92 @@ def scaled_to_steps(train: TrainConfig, n_steps: int) -> dict[str, Any]:
 
 def _length(train: TrainConfig, minutes: float, step_s: float, evaluation_s: float) -> dict[str, Any]:
     n_evaluations = 1 + train.n_steps // (train.eval_every or train.n_steps)
-    return scaled_to_steps(train, resolve_steps(step_s, minutes, reserved_s=min(n_evaluations * evaluation_s, 20 * minutes)))
+    reserved_s = min(n_evaluations * evaluation_s, 20 * minutes)
+    changes = scaled_to_steps(train, resolve_steps(step_s, minutes, reserved_s=reserved_s))
+    return changes | {"train.max_seconds": round(60 * minutes - reserved_s, 3)}
 
 
-def _product(runtime: Runtime) -> tuple[str, str]:
+@dataclass(frozen=True)
+class _Scheme:
+    """The numeric scheme of a run, the seconds of one of its steps, and why."""
+
+    precision: Precision
+    product: ProductName
+    step_s: float
+    reasons: dict[str, str]
+
+
+def _scheme(trials: "_Trials", train: TrainConfig, runtime: Runtime, *, is_open: bool) -> _Scheme:
+    """The fastest of the schemes that may win here, by whole steps; is_open: the precision is not fixed by the command."""
+    reasons: dict[str, str] = {}
+    candidates: list[tuple[Precision, ProductName]] = [] if train.precision == "bfloat16" and not is_open else [("float32", "torch")]
+    if candidates:
+        if why_not := _why_not_onednn(runtime):
+            reasons["product"] = f"torch: {why_not}."
+        else:
+            candidates.append(("float32", "onednn"))
+    if is_open and (why_not := _why_not_bfloat16(runtime)):
+        reasons["precision"] = f"float32: {why_not}."
+    elif is_open or not candidates:
+        candidates.append(("bfloat16", "torch"))
+    seconds = trials.seconds([(train.replace(precision=precision), product) for precision, product in candidates])
+    paces = dict(zip(candidates, seconds, strict=True))
+    chosen = candidates[0]
+    for candidate in candidates[1:]:
+        gain = paces[chosen] / paces[candidate]
+        asked, name, rival = ("precision", "bfloat16", "float32") if candidate[0] == "bfloat16" else ("product", "onednn", "torch")
+        is_taken = gain >= _MIN_GAIN
+        reasons[asked] = f"{name if is_taken else rival}: a step with {name} measured {gain:.2f} times the speed of one with {rival}."
+        if is_taken:
+            chosen = candidate
+    if chosen == ("bfloat16", "torch"):
+        reasons["product"] = "torch: it has the bfloat16 products."
+    return _Scheme(*chosen, paces[chosen], reasons)
+
+
+def _why_not_onednn(runtime: Runtime) -> str | None:
+    """What rules oneDNN's fp32 products out before whole steps are timed."""
     if runtime.device.type != "cpu":
-        return "torch", f"torch: the only one on {runtime.device.type}."
+        return f"the only one on {runtime.device.type}"
     choice = choose_product()
-    return choice.name, f"{choice.name}: {choice.reason}."
+    return choice.reason if choice.gain is None or choice.gain < _HOPELESS_PRODUCT_GAIN else None
 
 
-def _precision(pace: "_Pace", train: TrainConfig, product: str, runtime: Runtime) -> tuple[str, str]:
-    """bfloat16 where whole steps are measured to be faster by it."""
+def _why_not_bfloat16(runtime: Runtime) -> str | None:
+    """What rules bfloat16 out before whole steps are timed."""
     kind = runtime.device.type
     if kind == "mps":
-        return "float32", "float32: autocast on mps was not measured to be safe."
+        return "autocast on mps was not measured to be safe"
     if kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "float32", "float32: this GPU has no bfloat16 units."
+        return "this GPU has no bfloat16 units"
     if kind == "cpu":
         gain = measure_matmul("cpu", torch.bfloat16, seconds=0.2) / measure_matmul("cpu", torch.float32, seconds=0.2)
         if gain < _MIN_BF16_MATMUL_GAIN:
-            return "float32", f"float32: bfloat16 products measured {gain:.2f} times its speed."
-    gain = pace.seconds(train, product) / pace.seconds(train.replace(precision="bfloat16"), "torch")
-    chosen = "bfloat16" if gain >= _MIN_BF16_GAIN else "float32"
-    return chosen, f"{chosen}: a step in bfloat16 measured {gain:.2f} times the speed of one in float32."
+            return f"bfloat16 products measured {gain:.2f} times its speed"
+    return None
 
 
-@dataclass
-class _Pace:
-    """Times steps of the run on throw-away networks, each setting once."""
+@dataclass(frozen=True)
+class _Trials:
+    """Times steps of the run on throw-away networks."""
 
     spec: ModelSpec
     config: RunConfig
-    train: TrainConfig
     source: Source
     runtime: Runtime
 
-    def __post_init__(self) -> None:
-        self._known: dict[tuple[str, str], float] = {}
+    def seconds(self, schemes: Sequence[tuple[TrainConfig, ProductName]]) -> list[float]:
+        """Of one optimiser step under each: the median over rounds in which they take turns, so that a slow spell meets all of them."""
+        train, _ = schemes[0]
+        micro = train.micro_batch_size or train.batch_size
+        guess = estimate(self.config, self.spec.vocab_size).seconds / train.n_steps * micro / train.batch_size
+        n_rounds, n_steps = (_ROUNDS, _TIMED_STEPS) if guess < _SLOW_S else (1, _TIMED_STEPS_IF_SLOW)
+        taken = [[self._one(*scheme, n_steps) for scheme in schemes] for _ in range(n_rounds)]
+        return [median(times) for times in zip(*taken, strict=True)]
 
-    def seconds(self, train: TrainConfig, product: str) -> float:
-        """Of one optimiser step: micro-batches are timed and multiplied."""
-        key = (train.precision, product)
-        if key not in self._known:
-            micro = train.micro_batch_size or train.batch_size
-            guess = estimate(self.config, self.spec.vocab_size).seconds / train.n_steps * micro / train.batch_size
-            timed = train.replace(batch_size=micro, micro_batch_size=None)
-            net = build(self.spec, product=product).to(self.runtime.device)  # type: ignore[arg-type]
-            n_steps = _TIMED_STEPS if guess < _SLOW_S else _TIMED_STEPS_IF_SLOW
-            one = measure_pace(net, self.config.objective.build(), self.source, timed, n_steps=n_steps)
-            self._known[key] = one * train.batch_size / micro
-        return self._known[key]
+    def _one(self, train: TrainConfig, product: ProductName, n_steps: int) -> float:
+        """Micro-batches are timed and multiplied."""
+        micro = train.micro_batch_size or train.batch_size
+        net = build(self.spec, product=product).to(self.runtime.device)
+        timed = train.replace(batch_size=micro, micro_batch_size=None)
+        return measure_pace(net, self.config.objective.build(), self.source, timed, n_steps=n_steps) * train.batch_size / micro

@@ -24,6 +24,7 @@ from touchstone.config import Config
 from touchstone.errors import ConfigError, RunFolderError
 from touchstone.nn.products import Product, torch_product
 from touchstone.train.muon import Muon
+from touchstone.train.precision import Precision
 
 __all__ = ["OptimConfig", "Optimizer", "ParameterGroups", "build_optimizer", "parameter_groups"]
 
@@ -151,8 +152,8 @@ class Optimizer:
             parameter.copy_(F.softshrink(parameter, rate * self.config.l1))
 
 
-def build_optimizer(net: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimiser of a network; Muon's products are computed as the network's own are.
+def build_optimizer(net: nn.Module, config: OptimConfig, precision: Precision = "float32") -> Optimizer:
+    """The optimiser of a network that is trained in this precision; Muon's products are computed as the network's own are.
 
     Raises ConfigError if nothing is left to train.
     """
@@ -180,16 +181,17 @@ def build_optimizer(net: nn.Module, config: OptimConfig) -> Optimizer:
         eps=config.eps,
         fused=all(parameter.device.type in _FUSED_DEVICES for parameter in names),
     )
-    return Optimizer(adamw, names, _muon(net, hidden, config) if hidden else None, config)
+    return Optimizer(adamw, names, _muon(net, hidden, config, precision) if hidden else None, config)
 
 
-def _muon(net: nn.Module, hidden: Mapping[str, nn.Parameter], config: OptimConfig) -> Muon:
+def _muon(net: nn.Module, hidden: Mapping[str, nn.Parameter], config: OptimConfig, precision: Precision) -> Muon:
     return Muon(
         hidden,
         momentum=config.momentum,
         n_iterations=config.newton_schulz_steps,
         weight_decay=config.muon_weight_decay,
         product=_product(net),
+        dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
     )
 
 

@@ -36,7 +36,7 @@ def measure_pace(
     """
     before = RandomState.capture()
     twin = copy.deepcopy(net).train()
-    optimizer = build_optimizer(twin, config.optim)
+    optimizer = build_optimizer(twin, config.optim, config.precision)
     gradients = GradientMaker(twin, objective, source, Plan(source.n_examples, config.batch_size, config.seed), config)
     idle, seconds = StopSignals(), []
     for step in range(_N_UNMEASURED + n_steps):

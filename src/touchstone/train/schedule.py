@@ -39,8 +39,8 @@ class ScheduleConfig(Config):
         return self.warmup_steps if self.warmup_steps is not None else round((self.warmup_fraction or 0.0) * n_steps)
 
 
-def schedule_factor(config: ScheduleConfig, step: int, n_steps: int) -> float:
-    """The factor on the peak learning rate for the step with this index, 0 to n_steps - 1."""
+def schedule_factor(config: ScheduleConfig, step: float, n_steps: int) -> float:
+    """The factor on the peak learning rate for the step with this index, 0 to n_steps - 1; places between two steps have one too."""
     n_warmup = config.n_warmup(n_steps)
     if step < n_warmup:
         return (step + 1) / n_warmup

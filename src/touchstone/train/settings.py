@@ -27,6 +27,7 @@ class TrainConfig(Config):
     eval_every: int | None = Field(None, gt=0)  # steps; None = after the last step alone
     sample_every: int | None = Field(None, gt=0)  # steps; None = after the last step alone
     save_every: int = Field(500, gt=0)  # steps; after the last one it is saved anyway
+    max_seconds: float | None = Field(None, gt=0)  # of all steps; a slower run is shortened at its checkpoints; None = n_steps, always
     log_every: int = Field(1, gt=0)  # steps between reports to the display; metrics.jsonl has every step
     keep_checkpoints: int = Field(2, gt=0)  # newest ones; the best and the newest point of return stay besides
     precision: Precision = "float32"  # measured by precision.measure_bf16_gain where bfloat16 is wanted
@@ -75,7 +76,7 @@ class Outcome:
 
     status: Status
     step: int  # steps done, of n_steps
-    n_steps: int
+    n_steps: int  # as the run stands, shortened or not
     weights_sha256: str  # of the network as it is now
     checkpoint: Path | None  # the newest complete one
     was_finished: bool = False  # the run was over before this call, and nothing was done

@@ -35,6 +35,11 @@ class Progress:
     has_stopped_early: bool = False
     seconds: float = 0.0
     n_tokens: int = 0
+    looked_at: int = 0  # step and seconds of the last look at the clock (deadline.py)
+    looked_seconds: float = 0.0
+    shortened_to: int | None = None  # steps of a run that was too slow; None = as configured
+    turned_at: int = 0  # the step at which it was shortened, and its place in the schedule
+    turned_place: float = 0.0
     unclosed: str | None = None  # JSON of the last step's record while its evaluation, samples and log line are still to come
 
 

@@ -24,6 +24,7 @@ from touchstone.errors import ConfigError, RunFolderError, SaveFailed, TrainingD
 from touchstone.files import lock_folder
 from touchstone.runtime import seed_everything
 from touchstone.text.batch import PERMUTATION_VERSION, Plan
+from touchstone.train.deadline import keep_to_time, last_step, schedule_place
 from touchstone.train.guard import StepGuard
 from touchstone.train.objective import Objective
 from touchstone.train.optim import build_optimizer
@@ -74,7 +75,7 @@ class Trainer:
         plan = Plan(source.n_examples, config.batch_size, config.seed)
         self._gradients = GradientMaker(net, objective, source, plan, config)
         guard = StepGuard(config.max_bad_steps, config.spike_factor, floor=config.clip_norm or 1.0)
-        self._state = TrainingState(net, build_optimizer(net, config.optim), guard)
+        self._state = TrainingState(net, build_optimizer(net, config.optim, config.precision), guard)
         self._run_folder = RunFolder(self.folder, self._warn, keep=config.keep_checkpoints)
         self._figures: dict[str, float] = {}
         self._resumed_from: int | None = None
@@ -169,7 +170,7 @@ class Trainer:
         return Outcome(
             status=status,
             step=progress.position,
-            n_steps=self.config.n_steps,
+            n_steps=last_step(progress, self.config),
             weights_sha256=weights_sha256(self.net),
             checkpoint=self._run_folder.checkpoints.path(steps[-1]) if steps else None,
             was_finished=was_finished,
@@ -190,7 +191,7 @@ class Trainer:
         progress = self._state.progress
         if progress.unclosed is not None:
             self._close(**json.loads(progress.unclosed))
-        while progress.position < self.config.n_steps and not progress.has_stopped_early:
+        while progress.position < last_step(progress, self.config) and not progress.has_stopped_early:
             if self._stop.requested:
                 raise StopNow
             self._advance()
@@ -200,7 +201,7 @@ class Trainer:
         progress, config, state = self._state.progress, self.config, self._state
         start = time.perf_counter()
         gradient = self._compute()
-        factor = schedule_factor(config.schedule, progress.position, config.n_steps)
+        factor = schedule_factor(config.schedule, schedule_place(progress, config), config.n_steps)
         skipped = state.guard.judge(gradient.loss, gradient.norm)
         if skipped is None:
             self._gradients.divide(gradient, config.clip_norm)
@@ -277,13 +278,19 @@ class Trainer:
         best_before = progress.best_loss, progress.best_step
         is_best = bool(valid) and self.config.early_stopping_patience is not None and self._judge(valid["loss"])
         self._report(record, parts, valid)
-        must_save = is_best or progress.has_stopped_early or progress.owes_save or self._is_due(self.config.save_every)
+        is_due = self._is_due(self.config.save_every)
+        if is_due and keep_to_time(progress, self.config):
+            self._warn(
+                f"Steps are slower than at the start: the run ends after {progress.shortened_to:,} steps in place of "
+                f"{self.config.n_steps:,}, to keep to {self.config.max_seconds:.0f} seconds of training."
+            )
+        must_save = is_best or progress.has_stopped_early or progress.owes_save or is_due
         if must_save and not self._save(on_schedule=True) and is_best:
             progress.best_loss, progress.best_step = best_before  # what is not on disk cannot become the final network
 
     def _is_due(self, every: int | None) -> bool:
         position = self._state.progress.position
-        return position == self.config.n_steps or (every is not None and position % every == 0)
+        return position == last_step(self._state.progress, self.config) or (every is not None and position % every == 0)
 
     def _save(self, *, on_schedule: bool) -> bool:
         """Save, from older weights if these are not finite; False if the disk would not take it."""
@@ -338,16 +345,16 @@ class Trainer:
         return False
 
     def _report(self, record: Mapping[str, Any], parts: list[str], valid: dict[str, float]) -> None:
-        step = record["step"]
-        if self._on_step is None or not (step % self.config.log_every == 0 or step in (1, self.config.n_steps) or valid):
+        step, n_steps = record["step"], last_step(self._state.progress, self.config)
+        if self._on_step is None or not (step % self.config.log_every == 0 or step in (1, n_steps) or valid):
             return
         tokens_per_s, seconds_per_step = self._pace.read(record["n_tokens"], record["seconds"])
         self._on_step(
             StepReport(
-                n_steps=self.config.n_steps,
+                n_steps=n_steps,
                 parts={name: record[name] for name in parts},
                 tokens_per_s=tokens_per_s,
-                eta_s=seconds_per_step * (self.config.n_steps - step),
+                eta_s=seconds_per_step * (n_steps - step),
                 skipped=self._state.guard.n_bad,
                 skip_reason=record.get("skipped"),
                 valid_loss=valid.get("loss"),

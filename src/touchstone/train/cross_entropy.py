@@ -1,0 +1,64 @@
+"""The training loss of a batch of logits, which turns the logits into their own gradient where they lie.
+
+A row of logits is as wide as the vocabulary, so for a small model the loss moves more memory than the body. Written out, log-softmax,
+its gradient and a tensor of zeros take three more buffers of the logits' size; here the forward pass ends with the gradient in the
+logits' place, and the backward pass hands it on. With p the softmax, Z its normaliser, s the label smoothing, z the z-loss factor:
+    total = (1 - s) nll + s mean_v(-log p_v) + z log(Z)^2        d total / d logits = (1 + 2 z log Z) p - (1 - s) onehot - s / V
+The plain formula is objective.token_nll, against which this is tested.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["overwriting_nll"]
+
+
+def overwriting_nll(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], counts: Bool[Tensor, " N"], label_smoothing: float, z_loss: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The loss to minimise and the plain negative log-likelihood, each summed over the targets that count.
+
+    Logits of fp32 and more are overwritten: nobody may read them afterwards, and autograd refuses a network whose own backward pass
+    would. The loss can be differentiated once.
+    """
+    total, nll = _OverwritingNll.apply(logits, targets, counts, label_smoothing, z_loss)
+    return total, nll
+
+
+class _OverwritingNll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, counts: Tensor, label_smoothing: float, z_loss: float) -> tuple[Tensor, Tensor]:
+        row = targets.masked_fill(~counts, 0)[:, None]
+        x = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+        log_z = x.logsumexp(-1, keepdim=True)
+        x.sub_(log_z)  # log p
+        nll = -(x.gather(1, row)[:, 0] * counts).sum()
+        total = nll
+        if label_smoothing:
+            total = (1.0 - label_smoothing) * nll - label_smoothing * (x.mean(-1) * counts).sum()
+        if z_loss:
+            total = total + z_loss * (log_z[:, 0].square() * counts).sum()
+        x.exp_()
+        if z_loss:
+            x.mul_(1.0 + 2.0 * z_loss * log_z)
+        if label_smoothing:
+            x.sub_(label_smoothing / x.shape[-1])
+        x.scatter_add_(1, row, x.new_full(row.shape, label_smoothing - 1.0))
+        if not counts.all():
+            x.mul_(counts[:, None])
+        ctx.gradient, ctx.dtype = x, logits.dtype
+        nll = nll.clone() if total is nll else nll
+        ctx.mark_non_differentiable(nll)
+        return total, nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_total: Tensor, _to_nll: Tensor) -> tuple[Tensor, None, None, None, None]:
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError("The gradient of this loss has been handed on already; compute the loss again.")
+        return gradient.mul_(to_total).to(ctx.dtype), None, None, None, None
