@@ -8,14 +8,14 @@ from model_files import write_folder
 from touchstone.errors import ConfigError, UnknownName
 from touchstone.text.tokenizer import Encoded, Tokenizer
 
-transformers = pytest.importorskip("transformers")
-
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "fox", "##es", "run", "far", "."]
 TEXT = st.lists(st.sampled_from(["the", "red", "foxes", "run", "far.", "é", "."]), max_size=12).map(" ".join)
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
+    """A small BERT vocabulary in our class and in Hugging Face's."""
+    transformers = pytest.importorskip("transformers")
     folder = write_folder(tmp_path_factory.mktemp("bert"), {"vocab.txt": "\n".join(WORDS)}, {"tokenizer_class": "BertTokenizer"})
     return Tokenizer.load(folder), transformers.BertTokenizer.from_pretrained(folder)
 

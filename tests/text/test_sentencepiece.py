@@ -33,8 +33,8 @@ from model_files import (
 )
 
 from touchstone.errors import TokenizerError
+from touchstone.text.segmentation import rebuild, shown, unreachable
 from touchstone.text.sentencepiece import _fields, parse_sentencepiece
-from touchstone.text.sentencepiece_steps import rebuild, shown, unreachable
 from touchstone.text.tokenizer import Tokenizer
 
 FILES = {"llama2/tokenizer.model": "bpe", "sentencepiece/test_model.model": "unigram"}
@@ -106,6 +106,7 @@ def _spans(theirs, text):
     return [(places[entry.get(4, 0)], places[entry.get(5, 0)]) for entry in pieces]
 
 
+@pytest.mark.slow
 def test_a_file_says_what_its_own_library_reads_in_it(published):
     model, _, theirs = published
     assert len(model.pieces) == theirs.get_piece_size()
@@ -116,10 +117,12 @@ def test_a_file_says_what_its_own_library_reads_in_it(published):
         assert is_kind(number)
 
 
+@pytest.mark.slow
 def test_ids_and_text_equal_those_of_the_published_model(published, test_data):
     _check(published, real_lines(test_data) + HARD_TEXTS)
 
 
+@pytest.mark.slow
 def test_ids_and_text_equal_those_of_a_trained_model(trained, test_data):
     _check(trained, real_lines(test_data)[100:250] + HARD_TEXTS)
 
@@ -133,6 +136,7 @@ def _check(models, texts):
             assert backend.decode(expected, skip_special_tokens=True) == theirs.decode(expected), text
 
 
+@pytest.mark.slow
 def test_runs_of_one_character_are_cut_as_theirs(test_data):
     """Equal scores are the hard case: which of two overlapping pairs joins first."""
     _, backend, theirs = _both(test_data / "tokenizers/llama2/tokenizer.model")
@@ -141,6 +145,7 @@ def test_runs_of_one_character_are_cut_as_theirs(test_data):
         assert backend.encode(text, add_special_tokens=False).ids == theirs.encode(text), text
 
 
+@pytest.mark.slow
 def test_offsets_are_the_characters_a_piece_spells(published, test_data):
     """Theirs, but for two things: part of a character counts as all of it, and a word does not include the space before it where
     spaces are collapsed."""
@@ -156,6 +161,7 @@ def test_offsets_are_the_characters_a_piece_spells(published, test_data):
                 assert (start, end) == (min(first + skipped, last), last) or not text[first:last].strip()
 
 
+@pytest.mark.slow
 def test_llama_ids_equal_published_ones(test_data):
     """Vectors of llama.cpp."""
     _, backend, _ = _both(test_data / "tokenizers/llama2/tokenizer.model")
@@ -271,7 +277,7 @@ def test_a_damaged_table_of_characters_is_one_error(tmp_path, table):
 SMALL = spm_bytes([*PLAIN, ("é中", -3.0, USER)], charsmap=b"", trainer=field(9, b"x" * 20))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     st.one_of(
         st.binary(max_size=60),
@@ -283,7 +289,7 @@ def test_any_bytes_are_a_model_or_one_error(tmp_path_factory, data):
     _read_or_refuse(tmp_path_factory, data)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, len(SMALL)))
 def test_a_file_with_changed_bytes_is_a_model_or_one_error(tmp_path_factory, changes, length):
     data = bytearray(SMALL)

@@ -26,8 +26,6 @@ from touchstone.text.tokenizer_classes import ROLES
 from touchstone.text.vocabulary import byte_characters
 from touchstone.text.vocabulary_files import why_unreadable
 
-transformers = pytest.importorskip("transformers")
-
 CASES = ("gpt2", "qwen2", "roberta", "bert", "bert-cased", "bert-chinese", "llama", "t5", "mt5", "xlm-roberta")
 COMPOSED = ("t5", "mt5", "xlm-roberta")  # accents are joined with their letters before the table of characters is looked up
 
@@ -88,7 +86,12 @@ def marian(test_data, tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("marian"), files, None, "marian")
 
 
-def hugging_face(folder, ours):
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+def hugging_face(transformers, folder, ours):
     """The class of transformers for a folder, built from its files, or, where that needs protobuf, from the pieces in them."""
     name = folder.name
     classes = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "roberta": "RobertaTokenizer"}
@@ -116,9 +119,9 @@ def differs(name, text):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CASES)
-def test_a_text_is_encoded_and_decoded_as_hugging_face_does(folders, test_data, name):
+def test_a_text_is_encoded_and_decoded_as_hugging_face_does(transformers, folders, test_data, name):
     ours = Tokenizer.load(folders / name)
-    theirs = hugging_face(folders / name, ours)
+    theirs = hugging_face(transformers, folders / name, ours)
     texts = [text for text in real_lines(test_data, 60) + HARD_TEXTS if not differs(name, text)]
     texts = [text for text in texts if not any(token in text for token in theirs.all_special_tokens)]
     for text, pair in zip(texts, texts[7:] + ["x"] * 7, strict=True):
@@ -139,7 +142,7 @@ def test_a_text_is_encoded_and_decoded_as_hugging_face_does(folders, test_data, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CASES)
-def test_a_saved_folder_opens_in_hugging_face_with_equal_ids(folders, test_data, tmp_path, name):
+def test_a_saved_folder_opens_in_hugging_face_with_equal_ids(transformers, folders, test_data, tmp_path, name):
     ours = Tokenizer.load(folders / name)
     ours.save(tmp_path)
     theirs, again = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
@@ -156,6 +159,7 @@ def test_a_saved_folder_opens_in_hugging_face_with_equal_ids(folders, test_data,
         assert theirs(text)["input_ids"] == list(again.encode_special(text, allow_special=True).token_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_no_text_spells_a_special_token_unless_allowed(folders, name):
     tokenizer = Tokenizer.load(folders / name)
@@ -166,6 +170,7 @@ def test_no_text_spells_a_special_token_unless_allowed(folders, name):
         assert number in tokenizer.encode(f"a{token}", allow_special=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vector", "name"), [("gpt-2", "gpt2"), ("llama-spm", "llama"), ("bert-bge", "bert")])
 def test_ids_equal_published_ones(folders, test_data, vector, name):
     """Vectors of llama.cpp; bge's vocabulary is bert-base-uncased's."""
@@ -173,6 +178,7 @@ def test_ids_equal_published_ones(folders, test_data, vector, name):
     assert Tokenizer.load(folders / name).encode_batch(texts) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "roles", "prefix", "suffix"),
     [
@@ -191,6 +197,7 @@ def test_tokens_have_the_roles_and_the_places_of_their_class(folders, name, role
     assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == (prefix, suffix)
 
 
+@pytest.mark.slow
 def test_the_extra_tokens_of_t5_count_down_from_the_last_id(folders):
     tokenizer = Tokenizer.load(folders / "t5")
     assert [tokenizer.token_text(number) for number in (1000, 1006)] == ["<extra_id_6>", "<extra_id_0>"]
@@ -198,8 +205,9 @@ def test_the_extra_tokens_of_t5_count_down_from_the_last_id(folders):
     assert Tokenizer.load(folders / "mt5").vocab_size == 1000
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_marian_maps_the_pieces_of_each_side_to_common_ids(marian, test_data, tmp_path):
+def test_marian_maps_the_pieces_of_each_side_to_common_ids(transformers, marian, test_data, tmp_path):
     source = Tokenizer.load(marian)
     theirs = transformers.MarianTokenizer.from_pretrained(marian)
     for text in [text for text in real_lines(test_data, 60) + HARD_TEXTS if "</s>" not in text]:

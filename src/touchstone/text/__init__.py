@@ -5,7 +5,7 @@ read.py       files and folders to documents (stream.py bytes to text, rows.py, 
 corpora.py    named corpora that need no download
 split.py      near_copies.py groups, then sides by group; cuts.py says where to cut long text; weighted mixtures
 tokenizer.py  encode and decode (vocabulary.py learns; encoded.py puts texts together; vocabulary_files.py and sentencepiece.py read older
-              formats, sentencepiece_steps.py rebuilds, tokenizer_classes.py and tokenizer_config.py say what is special)
+              formats, segmentation.py rebuilds, tokenizer_classes.py and tokenizer_config.py say what is special)
 batch.py      windows and rows (shards.py stores tokens, permute.py orders examples)
 prepare.py    all of it, once for the same input
 corrupt.py    hidden tokens and spans (denoise.py BART's noises, corrupted.py the windows, token_kinds.py words and sentences)

@@ -22,7 +22,7 @@ from tokenizers import models
 from touchstone.errors import ModelFolderError, TokenizerError, printable
 from touchstone.files import open_regular, read_json, sha256_bytes, write_json, write_text
 from touchstone.text.encoded import Cut, Encoded, encoded, windows
-from touchstone.text.sentencepiece_steps import shown
+from touchstone.text.segmentation import shown
 from touchstone.text.tokenizer_classes import ROLES
 from touchstone.text.tokenizer_config import read_config
 from touchstone.text.vocabulary import DEFAULT_MAX_BYTES, DEFAULT_SPECIALS, Kind, Progress, TrainingSample, byte_characters, learn
@@ -324,7 +324,7 @@ def _check_added(told: Sequence[Mapping[str, Any]], vocab: Mapping[str, int]) ->
 
 def _characters(data: bytes) -> str:
     """UTF-8 as text, one U+FFFD for each byte of what is none, as SentencePiece writes it."""
-    parts = []
+    parts: list[str] = []
     while True:
         try:
             return "".join([*parts, data.decode("utf-8")])

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer as Backend
 
 from touchstone.errors import TokenizerError
 from touchstone.files import open_regular, read_json
+from touchstone.text.segmentation import Foreign, rebuild
 from touchstone.text.sentencepiece import Piece, SentencePieceModel, parse_sentencepiece
-from touchstone.text.sentencepiece_steps import Foreign, rebuild
 from touchstone.text.tokenizer_classes import TokenizerClass, tokenizer_class
 from touchstone.text.tokenizer_config import (
     MAX_ADDED,
