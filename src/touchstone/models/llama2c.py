@@ -26,8 +26,8 @@ from touchstone.files import open_regular
 from touchstone.models.families.family import MAX_LAYERS
 from touchstone.models.shorthand import decoder_spec
 from touchstone.models.spec import ModelSpec
+from touchstone.text.segmentation import rebuild
 from touchstone.text.sentencepiece import SPACE, Piece, PieceKind, SentencePieceModel
-from touchstone.text.sentencepiece_steps import rebuild
 from touchstone.text.tokenizer import Tokenizer
 
 __all__ = ["END_IDS", "START_ID", "Llama2cModel", "read_llama2c", "read_llama2c_tokenizer"]
