@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from touchstone.errors import ConfigError, RunFolderError
-from touchstone.models import build, decoder_spec, recurrent_spec
+from touchstone.models import ClassifyHead, TagHead, build, decoder_spec, encoder_spec, recurrent_spec
 from touchstone.train.optim import OptimConfig, build_optimizer, parameter_groups
 
 
@@ -37,6 +37,20 @@ def test_every_parameter_has_exactly_one_role(net):
     assert set(groups.head) == {"lm_head.weight"}
     assert all(parameter.ndim == 1 for parameter in groups.vectors.values())
     assert "decoder.layers.0.attn.q_proj.weight" in groups.matrices
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [
+        (ClassifyHead(n_labels=3, activation="tanh"), {"classify_head.dense.weight", "classify_head.out.weight"}),
+        (TagHead(n_labels=3), {"tag_head.out.weight"}),
+        (None, {"lm_head.dense.weight"}),
+    ],
+)
+def test_matrices_of_any_head_are_the_heads_and_every_table_is_a_table(head, names):
+    groups = parameter_groups(build(encoder_spec(vocab_size=11, d_model=12, n_layers=1, n_heads=3, max_seq_len=9, head=head)))
+    assert set(groups.head) == names
+    assert set(groups.tables) == {"embed.weight", "embed.token_types", "encoder.positions.weight"}
 
 
 def test_a_tied_head_is_a_table_and_recurrent_weights_are_matrices():

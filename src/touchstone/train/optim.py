@@ -22,14 +22,15 @@ from torch.nn import functional as F
 
 from touchstone.config import Config
 from touchstone.errors import ConfigError, RunFolderError
+from touchstone.models.heads import MODULES
 from touchstone.nn.products import Product, torch_product
 from touchstone.train.muon import Muon
 from touchstone.train.precision import Precision
 
 __all__ = ["OptimConfig", "Optimizer", "ParameterGroups", "build_optimizer", "parameter_groups"]
 
-_TABLES = ("embed", "positions", "token_types")  # the module names of lookup tables, the same in every network
-_HEAD = "lm_head"
+_TABLES = ("embed", "positions", "token_types", "relative_bias")  # the module names of lookup tables, the same in every network
+_HEADS = frozenset(MODULES.values())
 _FUSED_DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -62,7 +63,7 @@ class ParameterGroups:
 
     matrices: dict[str, nn.Parameter] = field(default_factory=dict)  # two and more axes, inside the network
     tables: dict[str, nn.Parameter] = field(default_factory=dict)  # token, position and token type tables; a tied head is one
-    head: dict[str, nn.Parameter] = field(default_factory=dict)  # an untied head's matrix
+    head: dict[str, nn.Parameter] = field(default_factory=dict)  # matrices of a head that are no table
     vectors: dict[str, nn.Parameter] = field(default_factory=dict)  # norms and biases
 
 
@@ -78,7 +79,7 @@ def parameter_groups(net: nn.Module) -> ParameterGroups:
             groups.vectors[name] = parameter
         elif id(parameter) in looked_up or any(place in _TABLES for place in places):
             groups.tables[name] = parameter
-        elif _HEAD in places:
+        elif _HEADS.intersection(places):
             groups.head[name] = parameter
         else:
             groups.matrices[name] = parameter
