@@ -154,6 +154,7 @@ def encoder_decoder_spec(
     norm_eps: float = 1e-5,
     norm_place: NormPlace = "post",
     positions: Literal["sinusoidal", "learned", "relative", "rotary"] = "sinusoidal",
+    position_offset: int = 0,
     attention_scale: float | None = None,
     embed_scale: float | None = None,
     input_norm: bool = False,
@@ -166,8 +167,10 @@ def encoder_decoder_spec(
 
     embed_scale: None = sqrt(d_model) for sinusoidal positions, else 1. attention_scale: None = d_head^-0.5; T5 has 1.
     """
+    if position_offset and positions != "learned":
+        raise ConfigError(f"`position_offset` ({position_offset}) belongs to a learned table, not to `{positions}` positions; leave it out.")
     norm_spec = NormSpec(kind=norm, norm_eps=norm_eps)
-    table = _in_table(positions, max_seq_len) if positions != "relative" else None
+    table = _in_table(positions, max_seq_len, position_offset) if positions != "relative" else None
 
     def stack(n_layers: int, *, causal: bool) -> Stack:
         position = RelativePositions(both_ways=not causal) if positions == "relative" else _in_attention(positions, max_seq_len)
@@ -307,7 +310,7 @@ def _in_attention(positions: str, max_seq_len: int, theta: float = 10_000.0) -> 
     return AlibiPositions(max_seq_len=max_seq_len) if positions == "alibi" else None
 
 
-def _in_table(positions: str, max_seq_len: int) -> LearnedPositions | SinusoidalPositions | None:
+def _in_table(positions: str, max_seq_len: int, offset: int = 0) -> LearnedPositions | SinusoidalPositions | None:
     if positions == "learned":
-        return LearnedPositions(max_seq_len=max_seq_len)
+        return LearnedPositions(max_seq_len=max_seq_len, offset=offset)
     return SinusoidalPositions(max_seq_len=max_seq_len) if positions == "sinusoidal" else None
