@@ -46,15 +46,20 @@ def answer_data(config: RunConfig, terminal: Terminal) -> AnswerData:
         raise ConfigError(f"`{config.name}` learns from rows with answers, and `{config.data.corpus}` has none: name files with --data.")
     report = ReadReport()
     with terminal.progress(words("lesson.preparing"), len(_STAGES)) as advance:
-        rows = _read(config, report)
+        rows, valid, test = (
+            _read(config, sources, report) if sources else []
+            for sources in (config.data.sources, config.data.valid_sources, config.data.test_sources)
+        )
         advance(1)
-        sides = divide(rows, _text_of, config.data, report)
+        sides = divide(rows, _text_of, config.data, report, valid=valid, test=test)
         advance(1)
         texts = [text for row in sides.train for text in _texts_of(row)]
         tokenizer = learned_tokenizer(list(dict.fromkeys(texts)), config.tokenizer, cache_folder())
         advance(1)
     n = {side: f"{size:,}" for side, size in sides.sizes.items()}
-    terminal.say(words("lesson.rows", n=f"{len(rows):,}", copies=f"{sides.n_near_copies:,}", **n))
+    terminal.say(words("lesson.rows", n=f"{len(rows) + len(valid) + len(test):,}", copies=f"{sides.n_near_copies:,}", **n))
+    if sides.n_left_out:
+        terminal.warn(words("lesson.left_out", n=f"{sides.n_left_out:,}"))
     for what, times in report.n_rows.items():
         terminal.warn(words("lesson.noted", n=f"{times:,}", what=what))
     return AnswerData(sides, tokenizer)
@@ -62,12 +67,13 @@ def answer_data(config: RunConfig, terminal: Terminal) -> AnswerData:
 
 def data_files(config: RunConfig, report: ReadReport | None = None) -> list[Path]:
     """The files that a run reads; none for a named corpus. report: gets what is not read, with the reason."""
-    sources = config.data.sources
-    if not sources:
-        return []
-    if isinstance(config.objective, Seq2SeqConfig) and are_parallel(sources):
-        return [Path(source) for source in sources]
-    return list_files(sources, report or ReadReport(), _suffixes(config))
+    found: list[Path] = []
+    for sources in (config.data.sources, config.data.valid_sources, config.data.test_sources):
+        if isinstance(config.objective, Seq2SeqConfig) and are_parallel(sources):
+            found += map(Path, sources)
+        elif sources:
+            found += list_files(sources, report or ReadReport(), _suffixes(config))
+    return found
 
 
 def _suffixes(config: RunConfig) -> Sequence[str] | None:
@@ -75,8 +81,8 @@ def _suffixes(config: RunConfig) -> Sequence[str] | None:
     return kinds.get(config.objective.kind)
 
 
-def _read(config: RunConfig, report: ReadReport) -> Sequence[Any]:
-    asked, sources = config.objective, config.data.sources
+def _read(config: RunConfig, sources: Sequence[str], report: ReadReport) -> Sequence[Any]:
+    asked = config.objective
     if isinstance(asked, ClassifyConfig):
         fields = {"text_field": config.data.text_field, "label_field": asked.label_field, "second_field": asked.second_field}
         return read_labelled(sources, columns=asked.columns, report=report, **fields)  # type: ignore[arg-type]

@@ -41,6 +41,8 @@ class Journey:
 
     recipe: str
     data: tuple[Path, ...] = ()
+    valid: tuple[Path, ...] = ()  # rows to choose by, given apart from the data; and to judge by
+    test: tuple[Path, ...] = ()
     out: Path | None = None
     overrides: tuple[str, ...] = ()
     minutes: float | None = None
@@ -51,7 +53,7 @@ class Journey:
 def travel(journey: Journey, terminal: Terminal, *, dry_run: bool = False) -> dict[str, Any]:
     """Train, measure, save and report; the document's status is finished, already-finished, early-stopped, interrupted or dry-run."""
     words = terminal.words
-    config = requested_config(journey.recipe, journey.data, journey.overrides)
+    config = requested_config(journey.recipe, journey.data, journey.overrides, valid=journey.valid, test=journey.test)
     _check_minutes(journey.minutes)
     record = RunRecord(journey.out if journey.out is not None else Path("runs") / config.name)
     if journey.minutes is not None and "train.n_steps" in override_keys(journey.overrides):

@@ -42,6 +42,8 @@ class DataConfig(Config):
     sources: tuple[str, ...] = Field((), description="Files and folders of text; or none, and `corpus`.")
     corpus: str | None = Field(None, description="A named corpus, such as `python`; or none, and `sources`.")
     text_field: str = Field("text", description="The field of a row (jsonl, csv, tsv, parquet) that holds the text.")
+    valid_sources: tuple[str, ...] = Field((), description="Files of rows to choose by, in place of a share of `sources`.")
+    test_sources: tuple[str, ...] = Field((), description="Files of rows to judge by, in place of a share of `sources`.")
     valid_fraction: float = Field(0.05, ge=0, lt=1, description="Share of the bytes to choose by; a twentieth judges well enough.")
     test_fraction: float = Field(0.05, ge=0, lt=1, description="Share of the bytes to judge by; looked at once.")
     seed: int = Field(0, ge=0, description="Another seed holds other documents out.")

@@ -173,6 +173,7 @@ class EncoderDecoderSettings(Config):
     norm_eps: float = Field(1e-5, gt=0)
     norm_place: Literal["pre", "post", "inner"] = "post"
     positions: Literal["sinusoidal", "learned", "relative", "rotary"] = "sinusoidal"
+    position_offset: int = Field(0, ge=0)  # rows of a learned table before the first position; BART has 2
     attention_scale: float | None = Field(None, gt=0)  # None = d_head^-0.5; T5 has 1
     embed_scale: float | None = Field(None, gt=0)  # None = sqrt(d_model) for sinusoidal positions, else 1
     input_norm: bool = False  # a norm on the embeddings; BART's

@@ -141,8 +141,7 @@ def spent_nll(
 def with_balance(loss: LossSum, aux: Mapping[str, Tensor]) -> LossSum:
     """The loss with the terms of a network with experts, which are means: each counts once for each target.
 
-    The balance term is no sum over examples. Of a batch in parts the parts' terms are averaged by their counts, which is near the whole
-    batch's term and not it.
+    They are no sums over examples, so a step with them is never cut into micro-batches (step.GradientMaker).
     """
     total, parts = loss.total, dict(loss.parts)
     for name, term in aux.items():

@@ -36,6 +36,11 @@ class RunConfig(Config):
         longest = getattr(self.model, "max_seq_len", None)
         if longest is not None and self.context > longest:
             raise ValueError(f"`context` ({self.context}) must be at most `model.max_seq_len` ({longest}).")
+        if (self.data.valid_sources or self.data.test_sources) and self.objective.kind not in _OF_ROWS:
+            raise ValueError(
+                f"`data.valid_sources` and `data.test_sources` are files of rows; `{self.objective.kind}` learns from text, of which"
+                " `data.valid_fraction` and `data.test_fraction` hold some out."
+            )
         fitting = FITTING_MODELS[self.objective.kind]
         if self.model.kind not in fitting:
             raise ValueError(f"`objective` ({self.objective.kind}) trains models of the kind {_listed(fitting)}, not `{self.model.kind}`.")
@@ -73,6 +78,8 @@ FITTING_MODELS: dict[str, tuple[str, ...]] = {
     "span": ("encoder", "recurrent-encoder"),
 }
 """The kinds of model that each objective trains."""
+
+_OF_ROWS = ("classify", "tag", "span", "seq2seq")  # objectives that learn from rows with answers
 
 
 def _listed(names: tuple[str, ...]) -> str:

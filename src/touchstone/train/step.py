@@ -78,10 +78,10 @@ class GradientMaker:
 
     def __init__(self, net: nn.Module, objective: Objective, source: Source, plan: Plan, config: TrainConfig) -> None:
         self.micro_batch_size = config.micro_batch_size or config.batch_size
-        if self.micro_batch_size < config.batch_size and not objective.additive:
+        if self.micro_batch_size < config.batch_size and (why := _why_not_additive(objective, net)) is not None:
             raise ConfigError(
-                f"`micro_batch_size` ({self.micro_batch_size}) below `batch_size` ({config.batch_size}): the loss of "
-                f"{type(objective).__name__} is not a sum over examples, so parts of a batch do not add up; leave `micro_batch_size` out."
+                f"`micro_batch_size` ({self.micro_batch_size}) below `batch_size` ({config.batch_size}): {why}, "
+                "so parts of a batch do not add up; leave `micro_batch_size` out."
             )
         self.net, self.objective, self.source = net, objective, source
         self._examples = _maker(source)
@@ -160,6 +160,16 @@ class GradientMaker:
         if n == 0:
             raise DataError(f"Step {step}: the objective counted no target.")
         return Gradient(total / n, length / n, n, {name: value / n for name, value in zip(names, parts, strict=True)})
+
+
+def _why_not_additive(objective: Objective, net: nn.Module) -> str | None:
+    """What makes a loss no sum over examples: the objective itself, or experts whose terms are means over all tokens of a batch."""
+    if not objective.additive:
+        return f"the loss of {type(objective).__name__} is not a sum over examples"
+    for name in ("balance_weight", "z_weight"):
+        if any(getattr(module, name, 0.0) for module in net.modules()):
+            return f"the experts' `{name}` adds means over the tokens of a batch to the loss"
+    return None
 
 
 def _maker(source: Source) -> Callable[[NDArray[np.int64], NDArray[np.int64]], TokenBatch]:
