@@ -21,6 +21,10 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as train.seed=7 or model.n_layers=4.")
     ] = None,
     data: DataPaths = [],  # noqa: B006 - typer copies it
+    valid: Annotated[
+        list[Path], typer.Option("--valid", metavar="PATH", help="Rows to choose by, such as a dev file, in place of a share of --data.")
+    ] = [],  # noqa: B006
+    test: Annotated[list[Path], typer.Option("--test", metavar="PATH", help="Rows to judge by, in place of a share of --data.")] = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="The run folder; runs/RECIPE if not given.")] = None,
     minutes: Annotated[
         float | None,
@@ -39,6 +43,7 @@ def train(
       touchstone train --list
       touchstone train gpt-small --data my_texts/ --out runs/mine
       touchstone train gpt-small --data my_texts/ --minutes 20 --dry-run
+      touchstone train classify-lstm --data train.tsv --valid dev.tsv
       touchstone train gpt-small --data a.txt --data b.jsonl train.seed=7 model.n_layers=4
       touchstone train runs/mine/config.yaml --out runs/again
     """
@@ -52,7 +57,17 @@ def train(
     name, changes = _understood(recipe, overrides or [], data, out)
     from touchstone.flows.journey import Journey, travel
 
-    journey = Journey(name, tuple(data), out=out, overrides=tuple(changes), minutes=minutes, device=device, command=tuple(sys.argv))
+    journey = Journey(
+        name,
+        tuple(data),
+        valid=tuple(valid),
+        test=tuple(test),
+        out=out,
+        overrides=tuple(changes),
+        minutes=minutes,
+        device=device,
+        command=tuple(sys.argv),
+    )
     return finish(terminal, travel(journey, terminal, dry_run=dry_run))
 
 
