@@ -18,10 +18,12 @@ SETTINGS_FILES = (".yaml", ".yml", ".toml", ".json")
 _MEASURED = ("train.precision", "train.micro_batch_size")  # what a run decides by measuring, unless it is told
 
 
-def requested_config(name: str, data: Sequence[Path] = (), overrides: Sequence[str] = ()) -> RunConfig:
+def requested_config(
+    name: str, data: Sequence[Path] = (), overrides: Sequence[str] = (), *, valid: Sequence[Path] = (), test: Sequence[Path] = ()
+) -> RunConfig:
     """The configuration that a command asks for.
 
-    name: of a recipe, or a settings file such as a run's config.yaml. Raises UnknownName with the near recipes, or ConfigError
+    valid, test: files of rows held out. name: of a recipe, or a settings file such as a run's config.yaml. Raises UnknownName with the near recipes, or ConfigError
     with everything that is wrong with the settings.
     """
     path = Path(name)
@@ -36,6 +38,8 @@ def requested_config(name: str, data: Sequence[Path] = (), overrides: Sequence[s
     if data:
         given = changed.get("data") or {}
         changed["data"] = {**given, "sources": [str(path) for path in data], "corpus": None}
+    held_out = {"valid_sources": valid, "test_sources": test}
+    changed["data"] = {**(changed.get("data") or {}), **{key: [str(path) for path in paths] for key, paths in held_out.items() if paths}}
     return settings.parse(RunConfig, changed, source=source)
 
 
