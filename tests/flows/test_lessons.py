@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,32 @@ def test_a_training_is_judged_and_leaves_a_model_that_loads(journey, shown, name
     assert (asked.out / "report.html").is_file()
     json.dumps(document, allow_nan=False)
     assert travel(asked, shown[0])["status"] == "already-finished"
+
+
+@pytest.mark.slow
+def test_files_held_out_by_name_are_not_divided_again(files, journey, shown):
+    asked = journey("classify-bow")
+    rows = (files / "labels.tsv").read_text().splitlines(keepends=True)
+    (files / "dev.tsv").write_text("".join([rows[0], *rows[3:11]]))
+    document = travel(replace(asked, valid=(files / "dev.tsv",)), shown[0])
+    assert document["n_rows"]["valid"] == 8
+    assert sum(document["n_rows"].values()) == 80  # the eight stand in both files, and are learned from in neither
+    assert "8 rows to learn from are near-copies" in shown[1]()
+    with pytest.raises(ConfigError, match=r"`masked-lm` learns from text"):
+        travel(replace(journey("bert-small", out="other"), valid=(files / "dev.tsv",)), shown[0])
+
+
+@pytest.mark.slow
+def test_a_model_that_writes_shows_what_it_writes_while_it_learns(journey, shown):
+    asked = journey("lstm-attention", "train.sample_every=6")
+    travel(asked, shown[0])
+    lines = read_log(asked.out / "samples.jsonl")
+    assert [line["step"] for line in lines] == [6, 6, 6, 12, 12, 12]
+    assert all(line["expected"] == " ".join(reversed(line["source"].split())) for line in lines)
+    page = (asked.out / "report.html").read_text()
+    assert lines[-1]["source"] in page
+    assert "what was expected" in page
+    assert "bits per byte" not in page
 
 
 @pytest.mark.slow

@@ -322,3 +322,40 @@ def test_loglikelihood_of_text_is_that_of_its_encoded_pair():
     [text] = model.loglikelihood([("def add ", "mul")])
     [ids] = loglikelihood(model.net, [(TOKENIZER.encode("def add"), TOKENIZER.encode("def add mul")[len(TOKENIZER.encode("def add")) :])])
     assert text.token_logprobs == ids.token_logprobs
+
+
+def test_pairs_to_score_are_two_each():
+    model = LanguageModel(ngram(), tokenizer=TOKENIZER)
+    for given, message in (
+        ("ab", r"write \[\(context, continuation\)\] for one"),
+        (["ab"], r"Pair 0: give \(context, continuation\), not a str"),
+        ([("a", "b"), ("a", "b", "c")], "Pair 1: give"),
+        ([None], "Pair 0: give"),
+        ([(b"a", b"b")], "Text 0 is a bytes; give text or a list of token ids"),
+        (None, "takes a list of pairs, not a NoneType"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.loglikelihood(given)
+
+
+def test_texts_to_score_and_prompts_come_as_lists():
+    model = LanguageModel(ngram(), tokenizer=TOKENIZER)
+    for given, message in (
+        ("a", r"`rolling` takes a list; write \[text\] for one"),
+        ({"a": 1}, "`rolling` takes a list of texts, not a dict"),
+        ([None], "Text 0 is a NoneType"),
+        ([5], "Text 0 is a int"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.rolling(given)
+    for given in (None, 5, {"a": 1}):
+        with pytest.raises(ConfigError, match="`generate` takes a list of prompts, not a "):
+            model.generate(given)
+    assert model.rolling(text for text in ["def"]) == model.rolling(["def"])
+    assert len(model.generate((text for text in ["def", "a"]), max_new_tokens=1, seed=1)) == 2
+
+
+@pytest.mark.parametrize("stride", [0, 33, 1.5, "8", True])
+def test_a_stride_is_a_whole_number_of_the_context(stride):
+    with pytest.raises(ConfigError, match="must be a whole number from 1 to the context of 32 tokens"):
+        LanguageModel(transformer(), tokenizer=TOKENIZER).rolling([TEXT], stride=stride)

@@ -272,6 +272,58 @@ def test_one_text_in_place_of_a_list_is_refused(classifier):
         model.classify(("the cat", "sat"))
 
 
+def test_a_regression_on_several_numbers_has_no_single_value(folder_of):
+    head = ClassifyHead(n_labels=3, pooling="first", activation="tanh", problem="regression")
+    [found] = touchstone.load(folder_of("regress", head)).classify([TEXTS[0]])
+    assert (found.value, found.label, len(found.logits)) == (None, None, 3)
+
+
+@pytest.mark.parametrize("given", [None, 5, b"the cat", {"the cat": 1}, {"the cat"}])
+def test_what_is_no_list_is_refused(classifier, given):
+    with pytest.raises(ConfigError, match="`classify` takes a list of texts or pairs, not a "):
+        touchstone.load(classifier).classify(given)
+
+
+@pytest.mark.parametrize("item", [None, 5, b"cat", ("cat",), ("a", "cat", "sat"), ("cat", None), (1, 2), {"text": "cat"}])
+def test_an_item_that_is_neither_text_nor_pair_is_refused_by_its_number(classifier, tagger, item):
+    with pytest.raises(ConfigError, match="`classify` takes texts or pairs; number 1 is a "):
+        touchstone.load(classifier).classify(["the cat", item])
+    with pytest.raises(ConfigError, match="`tag` takes texts; number 1 is a "):
+        touchstone.load(tagger).tag(["the cat", item])
+
+
+def test_a_pair_is_refused_where_one_text_is_read_and_a_text_where_a_pair_is(tagger, finder):
+    with pytest.raises(ConfigError, match="`tag` takes texts; number 0 is a tuple of str, str"):
+        touchstone.load(tagger).tag([("the cat", "sat")])
+    with pytest.raises(ConfigError, match="`span` takes pairs; number 0 is a str"):
+        touchstone.load(finder).span(["ab"])
+
+
+def test_a_tuple_of_texts_is_a_list_of_them_and_a_list_of_two_a_pair(classifier, tagger):
+    model = touchstone.load(tagger)
+    assert model.tag(("the cat", "sat")) == model.tag(["the cat", "sat"])
+    model = touchstone.load(classifier)
+    assert model.classify([["the cat", "sat"]]) == model.classify([("the cat", "sat")])
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1.5, "2", None, True])
+def test_a_setting_that_is_no_count_is_refused(finder, filler, value):
+    model = touchstone.load(finder)
+    for name in ("n_best", "max_tokens"):
+        with pytest.raises(ConfigError, match=f"`{name}` must be a whole number from 1, not "):
+            model.span([("who ?", "the cat")], **{name: value})
+    with pytest.raises(ConfigError, match="`top_k` must be a whole number from 1, not "):
+        touchstone.load(filler).fill_mask(["a [MASK]"], top_k=value)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "2", None, True])
+def test_a_stride_that_is_no_number_of_tokens_is_refused(finder, tagger, value):
+    with pytest.raises(ConfigError, match="`stride` must be a whole number from 0, not "):
+        touchstone.load(tagger).tag(["cat " * 30], stride=value)
+    with pytest.raises(ConfigError, match="`stride` must be a whole number from 0, not "):
+        touchstone.load(finder).span([("who ?", "cat " * 30)], stride=value)
+
+
 def record(model, **changes):
     fields = {
         "target": "class",

@@ -91,6 +91,21 @@ def test_a_classifier_drops_out_where_its_config_says() -> None:
     assert read(DISTIL, architectures=["DistilBertForQuestionAnswering"], qa_dropout=0.4).head == SpanHead(dropout=0.4)
 
 
+def test_the_names_of_labels_are_left_out_where_no_head_has_labels() -> None:
+    names = {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}, "problem_type": None}
+    family = find_family(BERT)
+    assert names.keys() <= family.left_out({**BERT, **names}).keys()
+    classifier = family.left_out({**BERT, **names, "architectures": ["BertForSequenceClassification"]})
+    assert classifier.keys() & names.keys() == {"label2id"}
+    assert classifier["label2id"] == "repeats `id2label`"
+
+
+def test_two_labels_of_one_name_are_refused() -> None:
+    names = {"id2label": {"0": "yes", "1": "no", "2": "yes"}}
+    with pytest.raises(ModelFolderError, match="`id2label` gives the name 'yes' to more labels than one"):
+        read(BERT, architectures=["BertForSequenceClassification"], **names)
+
+
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [

@@ -232,6 +232,7 @@ def test_the_ids_of_real_text_are_those_of_run_c(test_data: Path, file: str, voc
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_the_llama2_tokenizer_gives_the_ids_that_llama_cpp_publishes(test_data: Path) -> None:
     tokenizer = read_llama2c_tokenizer(test_data / "tokenizers/llama2/tokenizer.bin", 32000)
     vectors = test_data / "tokenizers/llama_cpp_vectors"

@@ -17,6 +17,8 @@ from touchstone.models.heads import PoolHead
 from touchstone.models.ngram import NgramModel, NgramSpec
 from touchstone.models.sentence_folders import find_sentence_folder, sentence_files
 
+pytestmark = pytest.mark.slow
+
 SPEC = encoder_spec(vocab_size=11, d_model=12, n_layers=2, n_heads=3, max_seq_len=16, head=PoolHead())
 MEAN = SentencePooling(mode="mean", normalise=True, max_seq_len=9)
 

@@ -16,6 +16,8 @@ from touchstone.models.checkpoint import load_model, save_model
 from touchstone.models.families import find_family
 from touchstone.models.heads import PoolHead
 
+pytestmark = pytest.mark.slow
+
 VOCAB, LENGTH, LABELS = 19, 8, 5
 
 DROPOUTS = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}

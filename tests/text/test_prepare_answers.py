@@ -48,6 +48,19 @@ def test_the_sides_do_not_depend_on_the_order_of_the_rows_and_their_hash_does():
     assert divide(rows(), lambda row: row.text, DATA).rows_hash == one.rows_hash
 
 
+def test_a_given_side_is_taken_as_it_is_and_its_near_copies_are_not_learned_from():
+    given = rows(60)
+    valid = [*rows(70)[60:], LabelledText(given[7].text, "2", "b:1")]
+    sides = divide(given, lambda row: row.text, DATA, valid=valid)
+    assert sides.valid == valid
+    assert sides.n_left_out == 1
+    assert sorted(sides.train + sides.test, key=given.index) == [*given[:7], *given[8:]]
+    assert len(sides.test) == pytest.approx(6, abs=1)
+    both = divide(given, lambda row: row.text, DATA, valid=valid, test=given[:3])
+    assert (both.test, both.train) == (given[:3], [*given[3:7], *given[8:]])
+    assert both.rows_hash != sides.rows_hash
+
+
 def test_too_few_rows_for_the_sides_are_refused():
     with pytest.raises(DataError, match="too little text to split"):
         divide(rows(2), lambda row: row.text, DATA)

@@ -5,9 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny_run import N_ROWS, make_config, make_net, make_source, make_trainer
+from tiny_run import N_ROWS, VOCAB, make_config, make_net, make_source, make_trainer
 
 from touchstone.errors import ConfigError, DataError
+from touchstone.models import build, decoder_spec
+from touchstone.nn.experts import ExpertsSpec
+from touchstone.nn.mlp import MlpSpec
 from touchstone.text.batch import PaddedRows, Plan
 from touchstone.train import Causal, OptimConfig
 from touchstone.train.step import noise_keys
@@ -58,6 +61,39 @@ def test_an_objective_that_is_no_sum_refuses_to_be_cut(tmp_path):
     make_trainer(tmp_path, objective=objective, config=make_config(micro_batch_size=None))
 
 
+@pytest.mark.parametrize("name", ["balance_weight", "z_weight"])
+def test_a_network_whose_experts_add_means_to_the_loss_refuses_to_be_cut(tmp_path, name):
+    dense = decoder_spec(vocab_size=VOCAB, d_model=12, n_layers=2, n_heads=4, n_kv_heads=2, d_head=4, max_seq_len=9)
+
+    def trainer_of(weight, config):
+        experts = ExpertsSpec(n_experts=3, n_active=2, expert=MlpSpec(d_ff=5, activation="silu", gated=True), **{name: weight})
+        blocks = (dense.decoder.blocks[0], dense.decoder.blocks[1].replace(mlp=experts))
+        return make_trainer(tmp_path, net=build(dense.replace(decoder=dense.decoder.replace(blocks=blocks))), config=config)
+
+    with pytest.raises(ConfigError, match=f"`{name}` adds means .* do not add up; leave `micro_batch_size` out"):
+        trainer_of(0.01, make_config())
+    trainer_of(0.01, make_config(micro_batch_size=None))
+    trainer_of(0.0, make_config())
+
+
+def test_rows_of_like_length_share_a_micro_batch_each_with_its_own_noise(tmp_path):
+    seen = []
+
+    class Watching(Causal):
+        def __call__(self, net, batch, noise):
+            seen.append((batch.token_ids.shape[1], len(batch.token_ids), noise.keys.tolist()))
+            return super().__call__(net, batch, noise)
+
+    source, config = make_source(), make_config(n_steps=1)
+    trainer = make_trainer(tmp_path, source=source, objective=Watching(), evaluate=None, config=config)
+    trainer.run()
+    ids = trainer._gradients.example_ids(0)
+    order = np.argsort(source.lengths[ids], kind="stable")
+    assert [n for _, n, _ in seen] == [2, 2, 1]
+    assert [width for width, _, _ in seen] == [source.lengths[ids[order[k : k + 2]]].max() for k in (0, 2, 4)]
+    assert [key for _, _, keys in seen for key in keys] == noise_keys(config.seed, 0, 5)[order].tolist()
+
+
 def test_a_batch_in_which_nothing_counts_is_refused_but_a_micro_batch_may_be_empty(tmp_path):
     rows = [[1, 2, 3]] * 6
     quiet = PaddedRows(rows, counts=[[True] * 3] + [[False] * 3] * 5)
@@ -84,7 +120,7 @@ def test_every_example_is_seen_exactly_once_an_epoch(tmp_path):
 
     source = make_source()
     source.__class__ = Watching
-    make_trainer(tmp_path, source=source, evaluate=None).run()
+    make_trainer(tmp_path, source=source, evaluate=None, config=make_config(micro_batch_size=None)).run()
     for epoch in range(3):
         assert sorted(seen[epoch * N_ROWS : (epoch + 1) * N_ROWS]) == list(range(N_ROWS))
 

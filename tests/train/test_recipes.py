@@ -3,10 +3,11 @@ import pytest
 from touchstone.config import apply_overrides, load, parse, to_yaml
 from touchstone.errors import ConfigError, UnknownName
 from touchstone.models import build
+from touchstone.models.families import choose_family
 from touchstone.models.ngram import NgramSpec
 from touchstone.models.spec import ModelSpec
 from touchstone.text.prepare import DataConfig
-from touchstone.train.estimate import PACES, estimate
+from touchstone.train.estimate import DROPOUT_S, PACES, estimate
 from touchstone.train.recipes import RECIPES, recipe
 from touchstone.train.run_config import RunConfig
 
@@ -57,6 +58,37 @@ def test_t5_small_and_bart_small_and_bert_small_are_the_shapes_of_their_families
     assert bert.embed.n_token_types == 2
 
 
+CLASSES = {
+    "quickstart": "LlamaForCausalLM",
+    "gpt-small": "GPT2LMHeadModel",
+    "llama-small": "LlamaForCausalLM",
+    "lstm-lm": "TouchstoneRecurrent",
+    "gru-lm": "TouchstoneRecurrent",
+    "gpt2-124m": "GPT2LMHeadModel",
+    "bert-small": "BertForMaskedLM",
+    "t5-small": "T5ForConditionalGeneration",
+    "bart-small": "BartForConditionalGeneration",
+    "transformer-base": "TouchstoneEncoderDecoder",
+    "lstm-attention": "TouchstoneRecurrentEncoderDecoder",
+    "classify-bow": "TouchstoneEncoderForClassify",
+    "classify-lstm": "TouchstoneRecurrentEncoderForClassify",
+    "classify-transformer": "BertForSequenceClassification",
+    "tag-small": "TouchstoneRecurrentEncoderForTag",
+    "span-small": "BertForQuestionAnswering",
+}
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_a_recipe_is_saved_as_the_class_that_holds_its_shape(name):
+    assert choose_family(recipe(name).config.to_spec(99, 3)).architecture == CLASSES[name]
+
+
+def test_an_offset_of_positions_needs_a_table_to_stand_in():
+    settings = recipe("t5-small").config.model.replace(position_offset=2)
+    with pytest.raises(ConfigError, match=r"`position_offset` \(2\) belongs to a learned table, not to `relative` positions"):
+        settings.to_spec(99, 16)
+
+
 def test_only_hidden_tokens_are_scored_so_that_a_large_vocabulary_costs_less():
     config = recipe("bert-small").config
     spec = config.to_spec(8192)
@@ -101,6 +133,23 @@ def test_time_is_operations_over_the_pace_of_the_size():
     assert taken.n_tokens == n_tokens
     assert taken.seconds == pytest.approx(3 * spec.flops_per_token(config.context) * n_tokens / PACES[3e7])
     assert recipe("gpt-small").minutes == pytest.approx(taken.seconds / 60)
+
+
+def test_a_decoder_that_writes_hidden_spans_alone_costs_their_share():
+    config = recipe("t5-small").config
+    share = 0.15 * (1 + 1 / 3)
+    spec = config.to_spec(8192)
+    sides = [stack.product_flops_per_token(256) + stack.attention_flops_per_token(128) for stack in (spec.encoder, spec.decoder)]
+    a_token = sides[0] + share * (sides[1] + spec.head.flops(256, 8192))
+    assert estimate(config, 8192).flops == pytest.approx(3 * a_token * 1500 * 24 * 128)
+
+
+def test_dropout_costs_the_time_of_its_places_and_the_memory_of_its_widest_mask():
+    config = recipe("classify-transformer").config
+    here, without = (estimate(c, 4096) for c in (config, config.replace(model=config.model.replace(dropout=0.0))))
+    places = 128 + 2 * (2 * 128 + 4 * 128)  # embeddings; in each layer two sublayers, and every key for every head
+    assert here.seconds - without.seconds == pytest.approx(DROPOUT_S * places * here.n_tokens)
+    assert here.memory_bytes - without.memory_bytes > 4 * 20 * 4 * 128 * 32 * 128
 
 
 def test_memory_grows_with_what_is_held_at_once_alone():

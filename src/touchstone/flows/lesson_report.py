@@ -9,6 +9,7 @@ import yaml
 from touchstone import config as settings
 from touchstone.flows.lessons import Figure, Lesson
 from touchstone.flows.run_record import Chosen, RunRecord
+from touchstone.flows.samples import Written
 from touchstone.flows.train_report import add_loss_curve
 from touchstone.models import ModelSpec, describe
 from touchstone.report.page import Page
@@ -29,6 +30,7 @@ class LessonReport:
     spec: ModelSpec
     figures: Sequence[Figure]
     facts: Mapping[str, Any]
+    written: Sequence[Written] = ()  # of held-out sources
 
 
 def write_lesson_report(report: LessonReport, words: Words) -> None:
@@ -42,7 +44,11 @@ def write_lesson_report(report: LessonReport, words: Words) -> None:
     page.facts(facts)
     if report.figures:
         page.text(words("lesson.score_text", n=f"{report.lesson.n_rows.get('test', 0):,}", method=report.figures[0].value.method))
-    add_loss_curve(page, report.record, words)
+    add_loss_curve(page, report.record, words, {"valid_loss": words("lesson.valid_loss"), "valid_accuracy": words("lesson.accuracy")})
+    if report.written:
+        page.heading(words("report.samples"))
+        headers = [words(f"lesson.{name}") for name in ("source", "written", "expected")]
+        page.table(headers, [(one.source, one.text, one.expected) for one in report.written])
     _add_making(page, report, words)
     page.write(report.record.report)
 

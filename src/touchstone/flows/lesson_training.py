@@ -13,6 +13,7 @@ from touchstone.flows.lesson_report import LessonReport, write_lesson_report
 from touchstone.flows.lessons import Figure, Lesson, make_lesson
 from touchstone.flows.net_training import TrainedNet, today
 from touchstone.flows.run_record import Chosen, RunRecord
+from touchstone.flows.samples import Written, write_targets
 from touchstone.models import LanguageNet, ModelSpec, build
 from touchstone.models.card import Card, Lineage, Score
 from touchstone.models.checkpoint import SavedModel, save_model
@@ -60,7 +61,8 @@ def train_lesson(asked: LessonTraining, terminal: Terminal) -> dict[str, Any]:
     }
     with record.saving():
         saved = _save(record.model, trained.net, lesson, card)
-        write_lesson_report(LessonReport(trained.config, trained.chosen, record, lesson, trained.spec, figures, facts), words)
+        written = _written(trained.net, lesson, trained.config)
+        write_lesson_report(LessonReport(trained.config, trained.chosen, record, lesson, trained.spec, figures, facts, written), words)
     terminal.say(words("train.next"))
     terminal.say(f"  touchstone inspect {record.folder}", style="command")
     terminal.say(words("train.report", path=record.report))
@@ -90,6 +92,9 @@ def _train(asked: LessonTraining, lesson: Lesson, terminal: Terminal) -> Trained
     def save(folder: Path) -> None:
         _save(folder, net, lesson, _card(config, lesson))
 
+    def write(net: Any, step: int) -> list[dict[str, Any]]:
+        return [one.to_record() for one in _written(net, lesson, config)]
+
     with terminal.training() as display:
         trainer = Trainer(
             net,
@@ -98,6 +103,7 @@ def _train(asked: LessonTraining, lesson: Lesson, terminal: Terminal) -> Trained
             config.train,
             asked.record.folder,
             evaluate=lesson.validate if lesson.valid is not None else None,
+            sample=write if lesson.pairs else None,
             save_model=save,
             on_step=_shown_on(display.update, counts_tokens=isinstance(lesson.objective, MaskedLm | Seq2Seq)),
             warn=terminal.warn,
@@ -141,6 +147,15 @@ def _shown_on(update: Callable[[Mapping[str, Any]], None], *, counts_tokens: boo
         )
 
     return show
+
+
+def _written(net: LanguageNet, lesson: Lesson, config: RunConfig) -> list[Written]:
+    """What the network writes of the lesson's held-out sources; nothing where it has none."""
+    if not lesson.pairs:
+        return []
+    assert lesson.generation is not None
+    start_id = lesson.generation["decoder_start_token_id"]
+    return write_targets(net, lesson.tokenizer, lesson.pairs, start_id=start_id, context=config.context)
 
 
 def _save(folder: Path, net: LanguageNet, lesson: Lesson, card: Card) -> SavedModel:

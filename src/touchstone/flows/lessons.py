@@ -23,7 +23,7 @@ from touchstone.text.conll import tag_names
 from touchstone.text.corrupted import MaskedWindows, Masking, RestoredWindows, restored_by_denoising, restored_by_spans
 from touchstone.text.denoise import Noises
 from touchstone.text.frame import Frame
-from touchstone.text.labelled import label_names
+from touchstone.text.labelled import TextPair, label_names
 from touchstone.text.prepare import Prepared
 from touchstone.text.shards import TokenShards
 from touchstone.text.span_windows import span_rows, span_windows
@@ -43,6 +43,10 @@ VALIDATION_EXAMPLES = 256
 
 TEST_EXAMPLES = 2000
 """Of the test side that are answered at the end, at most: an accuracy to a hundredth."""
+
+
+N_WRITTEN = 3
+"""Held-out sources that a model writes out while it learns: enough to see it learn."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Lesson:
     generation: dict[str, Any] | None = None
     fit: Fit = field(default_factory=Fit)
     more: Callable[[nn.Module], list[Figure]] | None = None  # figures beside loss and accuracy, of the test side
+    pairs: tuple[TextPair, ...] = ()  # held-out pairs whose sources are written out while training
 
     def validate(self, net: nn.Module) -> dict[str, float]:
         """Loss and accuracy on the validation side, while training."""
@@ -205,6 +210,7 @@ def _of_answers(config: RunConfig, data: AnswerData) -> Lesson:
         generation=_generation(tokenizer, frame) if config.objective.kind == "seq2seq" else None,
         fit=fit,
         more=more,
+        pairs=tuple(pair for pair in (sides.valid or sides.test)[:N_WRITTEN] if isinstance(pair, TextPair)),
     )
 
 

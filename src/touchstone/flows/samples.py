@@ -8,9 +8,10 @@ from typing import Any
 from touchstone.infer import Completion, Engine, Request, Sampling
 from touchstone.infer.runner import LanguageCore
 from touchstone.text.document import Document
+from touchstone.text.labelled import TextPair
 from touchstone.text.tokenizer import Tokenizer
 
-__all__ = ["Sample", "draw_samples", "openings", "sample_from_record"]
+__all__ = ["Sample", "Written", "draw_samples", "openings", "sample_from_record", "write_targets"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,19 @@ class Sample:
     def coloured(self) -> list[tuple[str, float | None]]:
         """For `Page.tokens`: the prompt without a probability, then the pieces."""
         return [(self.prompt, None), *self.pieces]
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain data for samples.jsonl and JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an encoder-decoder wrote of a source, and what was expected."""
+
+    source: str
+    text: str
+    expected: str
 
     def to_record(self) -> dict[str, Any]:
         """Plain data for samples.jsonl and JSON."""
@@ -61,6 +75,18 @@ def draw_samples(
         Request(ids, Sampling(max_new_tokens=n_new, temperature=temperature, seed=seed + place)) for place, ids in enumerate(encoded)
     ]
     return [_sample(prompt, completion, tokenizer) for prompt, completion in zip(prompts, engine.generate(requests), strict=True)]
+
+
+def write_targets(core: LanguageCore, tokenizer: Tokenizer, pairs: Sequence[TextPair], *, start_id: int, context: int) -> list[Written]:
+    """The likeliest target of each source, token by token, through the engine that serves; a source is read up to the context."""
+    eos_ids = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
+    engine = Engine(core, tokenizer, eos_ids=eos_ids, decoder_start_id=start_id)
+    requests = [
+        Request(tokenizer.encode_special(pair.source).token_ids[:context], Sampling(max_new_tokens=context - 1, temperature=0))
+        for pair in pairs
+    ]
+    written = engine.generate(requests)
+    return [Written(pair.source, one.text or "", pair.target) for pair, one in zip(pairs, written, strict=True)]
 
 
 def openings(documents: Iterable[Document], n: int, *, n_chars: int = 60) -> list[str]:

@@ -60,8 +60,12 @@ def write_train_report(report: TrainReport, words: Words) -> None:
     page.write(report.record.report)
 
 
-def add_loss_curve(page: Page, record: RunRecord, words: Words) -> None:
-    """The curve of metrics.jsonl, with its table of validations; nothing where nothing was trained."""
+def add_loss_curve(page: Page, record: RunRecord, words: Words, columns: Mapping[str, str] | None = None) -> None:
+    """The curve of metrics.jsonl, with its table of validations; nothing where nothing was trained.
+
+    columns: the figures of a validation by their names in metrics.jsonl, and their headers; None = those of language models.
+    """
+    shown = columns or {"valid_loss": words("report.valid_loss"), "valid_bits_per_byte": words("report.bits_per_byte")}
     steps = [line for line in (read_log(record.metrics) if record.metrics.exists() else []) if "loss" in line]
     if not steps:
         return
@@ -80,8 +84,8 @@ def add_loss_curve(page: Page, record: RunRecord, words: Words) -> None:
         page.note(words("report.skipped", n=len(skipped), steps=", ".join(str(line["step"]) for line in skipped[:20])))
     if valid:
         with page.details(words("report.validations")):
-            rows = [(f"{line['step']:,}", f"{line['valid_loss']:.4f}", _figure(line.get("valid_bits_per_byte"))) for line in valid]
-            page.table([words("report.step"), words("report.valid_loss"), words("report.bits_per_byte")], rows)
+            rows = [(f"{line['step']:,}", *(_figure(line.get(name)) for name in shown)) for line in valid]
+            page.table([words("report.step"), *shown.values()], rows)
 
 
 def add_making(page: Page, words: Words, *, config: RunConfig, chosen: Chosen, text: PreparedReport, spec: ModelSpec | NgramSpec) -> None:

@@ -23,8 +23,8 @@ def requested_config(
 ) -> RunConfig:
     """The configuration that a command asks for.
 
-    valid, test: files of rows held out. name: of a recipe, or a settings file such as a run's config.yaml. Raises UnknownName with the near recipes, or ConfigError
-    with everything that is wrong with the settings.
+    name: of a recipe, or a settings file such as a run's config.yaml. valid, test: files of rows that are held out.
+    Raises UnknownName with the near recipes, or ConfigError with everything that is wrong with the settings.
     """
     path = Path(name)
     if path.suffix in SETTINGS_FILES:
@@ -38,8 +38,9 @@ def requested_config(
     if data:
         given = changed.get("data") or {}
         changed["data"] = {**given, "sources": [str(path) for path in data], "corpus": None}
-    held_out = {"valid_sources": valid, "test_sources": test}
-    changed["data"] = {**(changed.get("data") or {}), **{key: [str(path) for path in paths] for key, paths in held_out.items() if paths}}
+    held_out = {key: [str(path) for path in paths] for key, paths in (("valid_sources", valid), ("test_sources", test)) if paths}
+    if held_out:
+        changed["data"] = {**(changed.get("data") or {}), **held_out}
     return settings.parse(RunConfig, changed, source=source)
 
 

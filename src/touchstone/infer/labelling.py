@@ -31,7 +31,8 @@ class Classification:
 
     probabilities: in the order of the model's labels; they add up to 1 unless the labels do not exclude each other.
     labels: all that apply (probability above one half) where they do not exclude each other, else the likeliest alone.
-    value: of a regression, which has no labels; None otherwise. logits: the raw scores.
+    value: the number of a regression, which has no labels; None otherwise, and where it has several, which `logits` holds.
+    logits: the raw scores.
     n_cut: tokens of the text that were left out.
     """
 
@@ -94,7 +95,7 @@ def classify_rows(net: LanguageNet, rows: Sequence[Row], labels: Sequence[str], 
 def _classification(logits: Float[Tensor, " L"], labels: Sequence[str], problem: str, n_cut: int) -> Classification:
     scores = tuple(logits.tolist())
     if problem == "regression":
-        return Classification(None, (), {}, scores, value=scores[0], n_cut=n_cut)
+        return Classification(None, (), {}, scores, value=scores[0] if len(scores) == 1 else None, n_cut=n_cut)
     many = problem == "multi-label"
     probabilities = dict(zip(labels, (logits.sigmoid() if many else logits.softmax(-1)).tolist(), strict=True))
     best = max(probabilities, key=lambda label: probabilities[label])

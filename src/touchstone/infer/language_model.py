@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from touchstone.infer.finding import FilledMask, SpanAnswer, answer_question, fi
 from touchstone.infer.generation_config import generation_defaults
 from touchstone.infer.labelling import Classification, Tagging, Text, classify_rows, encode_text, tag_texts
 from touchstone.infer.locate import locate_model
-from touchstone.infer.reading import Row, read_hidden, reading_length
+from touchstone.infer.reading import Row, check_whole, read_hidden, reading_length, several, several_texts
 from touchstone.infer.request import Completion, Confidence, Request, Sampling, TokenEvent
 from touchstone.infer.runner import LanguageCore
 from touchstone.infer.score import LogLikelihood, Rolling, encode_pair, encode_source_pair, loglikelihood, rolling_token_logprobs
@@ -48,7 +48,6 @@ _HEADS: dict[str, tuple[type, str]] = {
 
 Prompt = str | Sequence[int] | Request
 TokenIds = Sequence[int]
-T = TypeVar("T")
 
 
 class LanguageModel:
@@ -141,7 +140,8 @@ class LanguageModel:
 
     def loglikelihood(self, pairs: Sequence[tuple[str | TokenIds, str | TokenIds]]) -> list[LogLikelihood]:
         """How likely each continuation is after its context, or target after its source; both as text or both as token ids."""
-        encoded = [self._pair(place, *pair) for place, pair in enumerate(pairs)]
+        given = several(pairs, "loglikelihood", "pairs", one="(context, continuation)")
+        encoded = [self._pair(place, pair) for place, pair in enumerate(given)]
         self._settle_calibration()
         start = self._defaults.decoder_start_id
         results = loglikelihood(self.net, encoded, decoder_start_id=start, calibrated=self._calibrated)
@@ -153,8 +153,7 @@ class LanguageModel:
         stride: None = disjoint windows of the model's context; a number = so many new tokens a window, each with at least
         window - stride tokens before it. Recurrent and n-gram models carry their state through and see all that came before.
         """
-        if isinstance(texts, str):
-            raise ConfigError("`rolling` takes a list of texts; write [text] for one.")
+        texts = several(texts, "rolling", "texts")
         prefix_id = self.prefix_id
         if prefix_id is None:
             raise ConfigError("Scoring a whole text needs a beginning- or end-of-text token before it, and this model has neither.")
@@ -171,7 +170,7 @@ class LanguageModel:
         net = self._need("encode")
         settings, tokenizer = self.card.pooling, self._need_tokenizer()
         longest = _shorter(reading_length(net), settings.max_seq_len if settings else None)
-        rows = [Row.of(encode_text(tokenizer, text, longest if truncate else None), net) for text in _listed(texts, "encode")]
+        rows = [Row.of(encode_text(tokenizer, text, longest if truncate else None), net) for text in several_texts(texts, "encode")]
         if (long := [n for n, row in enumerate(rows) if longest is not None and len(row.token_ids) > longest]) and longest is not None:
             raise ConfigError(
                 f"Text {long[0]} has {len(rows[long[0]].token_ids)} tokens and {longest} are read; shorten it or give `truncate=True`."
@@ -187,7 +186,8 @@ class LanguageModel:
         truncate: leave out what is longer than the model reads, of a pair from the longer text; else such a text is an error.
         """
         net, tokenizer = self._need("classify"), self._need_tokenizer()
-        encoded = [encode_text(tokenizer, text, reading_length(net) if truncate else None) for text in _listed(texts, "classify")]
+        given, longest = several_texts(texts, "classify", "texts or pairs"), reading_length(net) if truncate else None
+        encoded = [encode_text(tokenizer, text, longest) for text in given]
         found = classify_rows(net, [Row.of(each, net) for each in encoded], self.labels, [each.n_cut for each in encoded])
         calibration = class_calibration(self.card.calibration, self._weights_hash, self._numeric_scheme, self.labels)
         return [self._with_confidence(each, calibration) for each in found]
@@ -198,7 +198,8 @@ class LanguageModel:
         stride: tokens in common of the windows in which a text is read that is longer than the model reads at once.
         """
         net = self._need("tag")
-        return tag_texts(net, self._need_tokenizer(), _listed(texts, "tag"), self.labels, stride)
+        check_whole("stride", stride, 0)
+        return tag_texts(net, self._need_tokenizer(), several_texts(texts, "tag"), self.labels, stride)
 
     def span(self, pairs: Sequence[tuple[str, str]], *, n_best: int = 1, max_tokens: int = 30, stride: int = 128) -> list[list[SpanAnswer]]:
         """For each (question, context) the n_best stretches of the context that answer it, best first; a context of any length.
@@ -206,14 +207,17 @@ class LanguageModel:
         max_tokens: of the longest answer. stride: tokens in common of the windows in which a long context is read.
         """
         net, tokenizer = self._need("span"), self._need_tokenizer()
-        given = _listed(pairs, "span")
+        given = several_texts(pairs, "span", "pairs")
         settings = {"n_best": n_best, "max_tokens": max_tokens, "stride": stride}
+        for name, value in settings.items():
+            check_whole(name, value, 0 if name == "stride" else 1)
         return [answer_question(net, tokenizer, question, context, **settings) for question, context in given]
 
     def fill_mask(self, texts: Sequence[str], *, top_k: int = 5) -> list[list[FilledMask]]:
         """For each text the likeliest tokens of every mask in it, such as `[MASK]`, in order."""
         net = self._need("fill_mask")
-        return fill_masks(net, self._need_tokenizer(), _listed(texts, "fill_mask"), top_k, reading_length(net))
+        check_whole("top_k", top_k, 1)
+        return fill_masks(net, self._need_tokenizer(), several_texts(texts, "fill_mask"), top_k, reading_length(net))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -257,7 +261,10 @@ class LanguageModel:
     def _explained(self, completion: Completion) -> Completion:
         return replace(completion, confidence_reason=self._no_confidence)
 
-    def _pair(self, place: int, context: str | TokenIds, continuation: str | TokenIds) -> tuple[TokenIds, TokenIds]:
+    def _pair(self, place: int, pair: tuple[str | TokenIds, str | TokenIds]) -> tuple[TokenIds, TokenIds]:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ConfigError(f"Pair {place}: give (context, continuation), not a {type(pair).__name__}.")
+        context, continuation = pair
         if isinstance(context, str) != isinstance(continuation, str):
             raise ConfigError(f"Pair {place}: give context and continuation both as text or both as token ids.")
         if not isinstance(context, str):
@@ -274,6 +281,8 @@ class LanguageModel:
     def _encoded(self, text: str | TokenIds, place: int) -> TokenIds:
         if isinstance(text, str):
             return self._need_tokenizer().encode(text)
+        if isinstance(text, bytes) or not isinstance(text, Sequence):
+            raise ConfigError(f"Text {place} is a {type(text).__name__}; give text or a list of token ids.")
         wrong = next((id for id in text if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < self.spec.vocab_size), None)
         if wrong is not None:
             raise ConfigError(f"Text {place} holds {wrong!r}; the model's token ids are 0 to {self.spec.vocab_size - 1}.")
@@ -368,16 +377,10 @@ def _place(net: LanguageCore, device: str, dtype: str) -> Runtime:
 
 def _requests(prompts: Prompt | Sequence[Prompt], sampling: Mapping[str, Any]) -> list[Request]:
     settings = Sampling(**sampling)
-    items = [prompts] if isinstance(prompts, (str, Request)) or _is_token_ids(prompts) else prompts
+    is_one = isinstance(prompts, (str, Request)) or _is_token_ids(prompts)
+    items = [cast(Prompt, prompts)] if is_one else several(prompts, "generate", "prompts")
     requests = [item if isinstance(item, Request) else Request(cast(str | TokenIds, item)) for item in items]
     return [replace(request, sampling=request.sampling.over(settings)) for request in requests]
-
-
-def _listed(items: Sequence[T], method: str) -> list[T]:
-    """The items, if they are a list and not one text."""
-    if isinstance(items, str) or (isinstance(items, tuple) and items and isinstance(items[0], str)):
-        raise ConfigError(f"`{method}` takes a list; write [{'text' if isinstance(items, str) else '(first, second)'}] for one.")
-    return list(items)
 
 
 def _shorter(a: int | None, b: int | None) -> int | None:
@@ -386,4 +389,4 @@ def _shorter(a: int | None, b: int | None) -> int | None:
 
 
 def _is_token_ids(prompts: Any) -> bool:
-    return len(prompts) > 0 and isinstance(prompts[0], int)
+    return isinstance(prompts, Sequence) and len(prompts) > 0 and isinstance(prompts[0], int)

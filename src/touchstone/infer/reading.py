@@ -3,8 +3,9 @@
 The results of a row are those of reading it alone, up to rounding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from touchstone.models.net import Body, LanguageNet
 from touchstone.text.batch import group_by_token_budget
 from touchstone.text.tokenizer import Encoded
 
-__all__ = ["Row", "read_answers", "read_hidden", "reading_length"]
+__all__ = ["Row", "check_whole", "read_answers", "read_hidden", "reading_length", "several", "several_texts"]
 
 MAX_TOKENS = 4096  # padded tokens of one forward pass
 
@@ -33,6 +34,36 @@ class Row:
     def of(cls, encoded: Encoded, net: LanguageNet) -> "Row":
         """An encoded text; its token types where the network knows more than one."""
         return cls(encoded.token_ids, encoded.token_types if net.spec.embed.n_token_types > 1 else None)
+
+
+def several(items: Any, method: str, takes: str, *, one: str = "text") -> list[Any]:
+    """What was given to a method as a list of what it takes; ConfigError for a text alone (`one`: how it is written in a list), and for
+    what has no order.
+    """
+    if isinstance(items, str):
+        raise ConfigError(f"`{method}` takes a list; write [{one}] for one.")
+    if isinstance(items, bytes | Mapping | Set) or not isinstance(items, Iterable):
+        raise ConfigError(f"`{method}` takes a list of {takes}, not a {type(items).__name__}.")
+    return list(items)
+
+
+def several_texts(items: Any, method: str, takes: Literal["texts", "pairs", "texts or pairs"] = "texts") -> list[Any]:
+    """`several`, each a text or a pair of texts as a tuple; ConfigError with the number of the first that is something else."""
+    if takes != "texts" and isinstance(items, tuple) and items and isinstance(items[0], str):
+        raise ConfigError(f"`{method}` takes a list; write [(first, second)] for one.")
+    found = []
+    for number, item in enumerate(several(items, method, takes, one="(first, second)" if takes == "pairs" else "text")):
+        is_pair = isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(text, str) for text in item)
+        if not (is_pair if takes == "pairs" else isinstance(item, str) or (is_pair and takes != "texts")):
+            raise ConfigError(f"`{method}` takes {takes}; number {number} is {_shown(item)}.")
+        found.append(tuple(item) if is_pair else item)
+    return found
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """ConfigError unless a setting is a whole number from `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"`{name}` must be a whole number from {least}, not {value!r}.")
 
 
 def reading_length(net: LanguageNet) -> int | None:
@@ -92,3 +123,8 @@ def _padded(rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor |
     mask = torch.arange(longest) < lengths[:, None]
     types = None if rows[0].token_types is None else padded([row.token_types or () for row in rows])
     return padded([row.token_ids for row in rows]), None if bool(mask.all()) else mask.to(device), types
+
+
+def _shown(item: Any) -> str:
+    kind = type(item).__name__
+    return f"a {kind} of {', '.join(type(part).__name__ for part in item[:3])}" if isinstance(item, tuple | list) and item else f"a {kind}"

@@ -387,7 +387,8 @@ class _PerToken:
 
 
 def _check_stride(stride: int | None, bound: int | None) -> None:
-    if stride is not None and (stride < 1 or (bound is not None and stride > bound)):
+    is_whole = isinstance(stride, int) and not isinstance(stride, bool)
+    if stride is not None and (not is_whole or stride < 1 or (bound is not None and stride > bound)):
         raise ConfigError(
             f"`stride` ({stride}) must be a whole number from 1{f' to the context of {bound} tokens' if bound is not None else ''}."
         )

@@ -168,7 +168,9 @@ def encoder_decoder_spec(
     embed_scale: None = sqrt(d_model) for sinusoidal positions, else 1. attention_scale: None = d_head^-0.5; T5 has 1.
     """
     if position_offset and positions != "learned":
-        raise ConfigError(f"`position_offset` ({position_offset}) belongs to a learned table, not to `{positions}` positions; leave it out.")
+        raise ConfigError(
+            f"`position_offset` ({position_offset}) belongs to a learned table, not to `{positions}` positions; leave it out."
+        )
     norm_spec = NormSpec(kind=norm, norm_eps=norm_eps)
     table = _in_table(positions, max_seq_len, position_offset) if positions != "relative" else None
 

@@ -134,6 +134,7 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
     "lesson": {
         "preparing": "读取并划分数据行",
         "rows": "数据：{n} 行；{copies} 行近似重复留在同一侧。用于学习 {train}，用于选择 {valid}，用于评判 {test}。",
+        "left_out": "{n} 行学习数据与留出数据近似重复，已排除。",
         "labels": "{n} 个标签：{names}。",
         "noted": "{n} 次：{what}。",
         "judging": "正在回答测试集",
@@ -147,6 +148,10 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "subtitle": "训练了什么、用什么训练，以及它回答未见内容的水平。",
         "beside": "总是给出最常见答案为 {value}",
         "score_text": "在 {n} 个留出样本上评判，其中没有学习样本的近似重复。第一项指标的区间：{method}。",
+        "valid_loss": "损失，每个答案的奈特数",
+        "source": "读到的",
+        "written": "写出的",
+        "expected": "应有的",
         "rows_title": "样本",
         "examples": "样本数",
     },

@@ -137,6 +137,7 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
     "lesson": {
         "preparing": "Reading and dividing the rows",
         "rows": ("Rows: {n}; {copies} near-copies kept on one side. To learn from {train}, to choose by {valid}, to judge by {test}."),
+        "left_out": "{n} rows to learn from are near-copies of rows held out; they are left out.",
         "labels": "{n} labels: {names}.",
         "noted": "{n} times: {what}.",
         "judging": "Answering the test side",
@@ -153,6 +154,10 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
             "Judged on {n} held-out examples, none of which is a near-copy of one to learn from. "
             "The interval of the first figure: {method}."
         ),
+        "valid_loss": "loss, nats an answer",
+        "source": "what it read",
+        "written": "what it wrote",
+        "expected": "what was expected",
         "rows_title": "The examples",
         "examples": "examples",
     },

@@ -4,6 +4,7 @@ A key is read, ignored with a reason, or an error with the nearest right name; a
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -85,6 +86,8 @@ _IGNORED = {
     **dict.fromkeys(("dtype", "torch_dtype"), "repeats what the tensors say of themselves"),
     **dict.fromkeys(("task_specific_params", "transformers.js_config"), "holds settings of pipelines"),
 }
+
+_LABEL_KEYS = ("id2label", "num_labels", "problem_type")  # what a head with labels reads
 
 _ONLY: dict[str, tuple[Any, str]] = {
     "is_encoder_decoder": (False, "this family has no encoder"),
@@ -181,7 +184,7 @@ class HfConfig:
         if not isinstance(found, str) or found not in table:
             near = closest(str(found), table, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else ""
-            self.unsupported.append(f"`{key}` {_shown(found)} is not built{hint} There are: {', '.join(sorted(table))}")
+            self.unsupported.append(f"`{key}` {_shown(found)} is not built{hint or '.'} There are: {', '.join(sorted(table))}")
             return table[default]
         return table[found]
 
@@ -205,6 +208,8 @@ class HfConfig:
         if sorted(names) != list(range(len(names))) or not all(isinstance(name, str) for name in names.values()) or not names:
             self.problems.append(f"`id2label` should name the labels 0, 1, 2 …, not {_shown(found)}")
             return ()
+        if twice := [name for name, times in Counter(names.values()).items() if times > 1]:
+            self.problems.append(f"`id2label` gives the name {_shown(twice[0])} to more labels than one; give each its own")
         return tuple(names[number] for number in range(len(names)))
 
     def problem(self, n_labels: int) -> Literal["single-label", "multi-label", "regression"]:
@@ -294,6 +299,8 @@ class Family:
     def left_out(self, data: Mapping[str, Any]) -> dict[str, str]:
         """The keys of a config.json that this family ignores, each with the reason."""
         reasons = {**_IGNORED, **self.ignored_keys}
+        if self.head_of(data) in ("classify", "tag"):
+            reasons = {key: reason for key, reason in reasons.items() if key not in _LABEL_KEYS} | {"label2id": "repeats `id2label`"}
         return {key: reasons[key] for key in data if key in reasons}
 
     def rows(self, names: Collection[str], *, stored: Collection[str] = ()) -> tuple[Row, ...]:
