@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +127,18 @@ def test_a_rehearsed_training_writes_nothing(document, tmp_path, monkeypatch):
     assert (code, found["status"], found["config"]["train"]["seed"]) == (0, "dry-run", 5)
     assert found["memory_bytes"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+
+
+def test_files_held_out_by_name_are_settings_of_the_data(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("touchstone.flows.plan.measure_matmul", lambda *_, **__: 28e9)
+    for name in ("train", "dev", "test"):
+        Path(f"{name}.tsv").write_text("text\tlabel\nwords\ta\n")
+    files = ("--data", "train.tsv", "--valid", "dev.tsv", "--test", "test.tsv")
+    code, found = document("train", "classify-bow", *files, "--dry-run")
+    assert (code, found["n_files"]) == (0, 3)
+    data = found["config"]["data"]
+    assert (data["sources"], data["valid_sources"], data["test_sources"]) == (["train.tsv"], ["dev.tsv"], ["test.tsv"])
 
 
 def test_a_rehearsed_quickstart_says_how_long_it_takes(capsys, tmp_path, monkeypatch):

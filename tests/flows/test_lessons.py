@@ -165,6 +165,19 @@ def test_rows_need_files_of_the_right_kind(files, shown, tmp_path):
         travel(Journey("classify-bow", (files / "tags.conll",), out=tmp_path / "run"), shown[0])
 
 
+@pytest.mark.parametrize(
+    ("recipe", "name", "text", "answer"),
+    [
+        ("classify-bow", "one.tsv", "text\tlabel\n" + "".join(f"{word} cat\tgood\n" for word in WORDS), "good"),
+        ("tag-small", "one.conll", "".join(f"{word} O\ncat O\n\n" for word in WORDS), "O"),
+    ],
+)
+def test_answers_that_are_all_the_same_are_refused(shown, tmp_path, recipe, name, text, answer):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"the answer is `{answer}`, so there is nothing to tell apart"):
+        travel(Journey(recipe, (tmp_path / name,), out=tmp_path / "run", overrides=("tokenizer.vocab_size=40",)), shown[0])
+
+
 def test_a_tokenizer_without_a_token_that_the_objective_needs_is_refused(files, shown, tmp_path, quick_choices):
     changes = (*SMALL, *HELD_OUT, "tokenizer.vocab_size=60", "tokenizer.specials=['[UNK]', '[CLS]', '[SEP]']")
     with pytest.raises(ConfigError, match=r"needs a token for pad: put one such as `<pad>` among `tokenizer\.specials`"):

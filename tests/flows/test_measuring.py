@@ -2,9 +2,11 @@
 
 import pytest
 
-from touchstone.errors import ConfigError, DataError
+from touchstone.errors import ConfigError, DataError, Unsupported
 from touchstone.flows.measuring import measure_model
 from touchstone.infer import load
+from touchstone.models import build, encoder_spec
+from touchstone.models.checkpoint import save_model
 
 
 def test_a_model_is_scored_beside_compressors_with_paired_verdicts(model_folder, texts, shown):
@@ -38,3 +40,10 @@ def test_a_model_without_a_run_needs_text(model_folder, shown):
 def test_text_that_is_not_there_is_one_clear_error(model_folder, tmp_path, shown):
     with pytest.raises(DataError, match="no such file or folder"):
         measure_model(model_folder, [tmp_path / "missing"], shown[0])
+
+
+def test_a_model_that_is_no_language_model_is_refused_before_any_text_is_read(tmp_path, tokenizer, shown):
+    net = build(encoder_spec(vocab_size=tokenizer.vocab_size, d_model=12, n_layers=1, n_heads=3, max_seq_len=16))
+    save_model(tmp_path / "masked", net, tokenizer=tokenizer)
+    with pytest.raises(Unsupported, match="cannot `rolling`: it reads texts whole and predicts no next token"):
+        measure_model(tmp_path / "masked", [tmp_path / "missing"], shown[0])

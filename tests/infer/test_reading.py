@@ -247,6 +247,10 @@ def test_what_a_model_can_follows_from_its_head(classifier, tagger, finder, fill
         assert model.can == {"encode", ability}
         with pytest.raises(Unsupported, match="predicts no next token"):
             model.generate("the cat")
+        with pytest.raises(Unsupported, match="cannot `rolling`: it reads texts whole and predicts no next token"):
+            model.rolling(TEXTS)
+        with pytest.raises(Unsupported, match="cannot `loglikelihood`: it reads texts whole"):
+            model.loglikelihood([("the cat", "sat")])
     with pytest.raises(Unsupported, match=r"cannot `tag`: it has no tagging head. It can classify, encode"):
         touchstone.load(classifier).tag(TEXTS)
 

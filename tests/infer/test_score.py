@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from touchstone.errors import ConfigError, DataError
+from touchstone.errors import ConfigError, DataError, Unsupported
 from touchstone.infer import score
 from touchstone.infer.score import (
     Rolling,
@@ -16,7 +16,7 @@ from touchstone.infer.score import (
     rolling_token_logprobs,
     rolling_windows,
 )
-from touchstone.models import build, decoder_spec, recurrent_spec
+from touchstone.models import MaskedLmHead, TagHead, build, decoder_spec, encoder_spec, recurrent_spec
 from touchstone.models.ngram import NgramModel, NgramSpec
 
 V, BOUND = 11, 24
@@ -284,3 +284,14 @@ def test_a_window_longer_than_the_token_budget_is_read_alone(net):
     roomy, tight = (rolling_token_logprobs(net, TEXTS, prefix_id=1, max_tokens=n) for n in (4096, 10))
     for ours, theirs in zip(tight, roomy, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", [MaskedLmHead(), TagHead(n_labels=3)])
+def test_a_network_that_predicts_no_next_token_scores_no_text(head):
+    """A masked language model has logits over the vocabulary too, but has seen the token it would be asked for."""
+    net = build(encoder_spec(vocab_size=29, d_model=12, n_layers=1, n_heads=3, max_seq_len=24, head=head)).eval()
+    with pytest.raises(Unsupported, match="predicts no next token"):
+        loglikelihood(net, [([3], [5])])
+    for rolling in (rolling_token_logprobs, rolling_logits):
+        with pytest.raises(Unsupported, match="predicts no next token"):
+            list(rolling(net, [[3, 5]], prefix_id=1))

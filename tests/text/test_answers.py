@@ -181,7 +181,7 @@ def test_a_question_without_an_answer_points_at_the_mark_in_front(tokenizer):
 
 def test_a_question_longer_than_the_room_is_left_out_and_counted(tokenizer):
     fit = Fit()
-    with pytest.raises(DataError, match="none of 1 questions fits"):
+    with pytest.raises(DataError, match=r"none of 1 questions fits a `context` of 10 tokens .*`stride` of 6 .*; raise `context`"):
         span_windows([asked("Ada")], tokenizer, frame=FRAME, context=10, stride=6, fit=fit)
     assert fit.n == {"questions too long for the context": 1}
 

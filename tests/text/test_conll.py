@@ -99,3 +99,10 @@ def test_real_files_have_the_sentences_their_source_states(test_data, name, n_se
     for sentence in sentences:
         for before, tag in zip(("O", *sentence.tags), sentence.tags, strict=False):
             assert not tag.startswith("I-") or before[2:] == tag[2:]
+
+
+def test_tags_of_spans_among_others_are_refused_unless_the_scheme_is_given(write):
+    path = write("the O\ncat O\n\nin O\nParis S-LOC\n\nof O\nFrance LOC\n")
+    with pytest.raises(DataError, match=r"a\.conll:7: `LOC` in this sentence is no tag of a span, and `S-LOC` in the same file is one"):
+        read_conll([path])
+    assert read_conll([path], scheme="plain")[1].tags == ("O", "S-LOC")

@@ -90,6 +90,13 @@ def test_parallel_files_of_different_length_are_refused(write):
             read_pairs(paths)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_parallel_files_are_two(write, n):
+    paths = [write(f"train.{number}.txt", "a\nb\n") for number in range(n)]
+    with pytest.raises(DataError, match=rf"train\.0\.txt: is no file of rows, and {n} paths are given; .* two files, source first"):
+        read_pairs(paths)
+
+
 def test_pairs_with_an_empty_side_are_left_out_and_counted(write):
     report = ReadReport()
     found = read_pairs([write("train.en", "a\n\nc\n"), write("train.de", "x\ny\nz\n")], report=report)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from touchstone.errors import ConfigError
+from touchstone.errors import ConfigError, DataError
 from touchstone.files import cache_folder
 from touchstone.report.terminal import Terminal
 from touchstone.text.conll import CONLL_SUFFIXES, TaggedWords, read_conll
@@ -52,6 +52,7 @@ def answer_data(config: RunConfig, terminal: Terminal) -> AnswerData:
         )
         advance(1)
         sides = divide(rows, _text_of, config.data, report, valid=valid, test=test)
+        _check_choice(sides.train)
         advance(1)
         texts = [text for row in sides.train for text in _texts_of(row)]
         tokenizer = learned_tokenizer(list(dict.fromkeys(texts)), config.tokenizer, cache_folder())
@@ -94,6 +95,16 @@ def _read(config: RunConfig, sources: Sequence[str], report: ReadReport) -> Sequ
     return read_pairs(sources, source_field=asked.source_field, target_field=asked.target_field, columns=asked.columns, report=report)
 
 
+def _check_choice(rows: Sequence[Any]) -> None:
+    """DataError where all answers to learn from are one and the same: a model of them would always be right and know nothing."""
+    answers = {answer for row in rows for answer in _ANSWERS.get(type(row), lambda row: ())(row)}
+    if len(answers) == 1:
+        raise DataError(
+            f"{rows[0].place}: here and in all rows to learn from the answer is `{answers.pop()}`, so there is nothing to tell apart; give"
+            " rows with other answers too."
+        )
+
+
 def _text_of(row: Any) -> str:
     """What must not stand on two sides: the text, the context of a question, the source of a pair."""
     return _KEYS[type(row)](row)
@@ -114,3 +125,6 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     Question: lambda row: str(row.context),
     TextPair: lambda row: str(row.source),
 }
+
+_ANSWERS: dict[type, Callable[[Any], Sequence[str]]] = {LabelledText: lambda row: (row.label,), TaggedWords: lambda row: row.tags}
+"""Names that a row is answered with, of the kinds that have names."""

@@ -40,9 +40,13 @@ def measure_model(
     device: str = "auto",
     dtype: str = "auto",
 ) -> dict[str, Any]:
-    """Score a model on the documents of `data`, or on the test text of its own run; show a table and return plain data."""
+    """Score a model on the documents of `data`, or on the test text of its own run; show a table and return plain data.
+
+    Raises Unsupported for a model that is no language model.
+    """
     words = terminal.words
     model = load(os.fspath(folder), device=device, dtype=dtype)
+    model.check_can("rolling")
     if model.tokenizer is None:
         raise NoTokenizer(f"{folder}: has no tokenizer, so it cannot be scored on text.")
     documents, of = _documents(folder, data, text_field, model.tokenizer)

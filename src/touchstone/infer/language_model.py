@@ -89,6 +89,13 @@ class LanguageModel:
         """Which of `ABILITIES` this model has; the others raise Unsupported."""
         return frozenset(ability for ability in ABILITIES if self._lacks(ability) is None)
 
+    def check_can(self, ability: str) -> None:
+        """Raise Unsupported, with the reason and what the model can do, where it does not have the ability."""
+        reason = self._lacks(ability)
+        if reason is not None:
+            able = ", ".join(sorted(self.can)) or "give its hidden states (`net`)"
+            raise Unsupported(f"This model cannot `{ability}`: {reason}. It can {able}.")
+
     @property
     def unused_settings(self) -> dict[str, str]:
         """Settings of `generation_config.json` that have no effect here, with the reason."""
@@ -111,8 +118,7 @@ class LanguageModel:
     @property
     def engine(self) -> Engine:
         """What runs this model's requests; `cancel` is there."""
-        if (reason := self._lacks("generate")) is not None:
-            raise Unsupported(f"This model cannot `generate`: {reason}. It can {', '.join(sorted(self.can))}.")
+        self.check_can("generate")
         self._settle_calibration()
         if self._engine is None:
             self._engine = Engine(
@@ -140,6 +146,7 @@ class LanguageModel:
 
     def loglikelihood(self, pairs: Sequence[tuple[str | TokenIds, str | TokenIds]]) -> list[LogLikelihood]:
         """How likely each continuation is after its context, or target after its source; both as text or both as token ids."""
+        self.check_can("loglikelihood")
         given = several(pairs, "loglikelihood", "pairs", one="(context, continuation)")
         encoded = [self._pair(place, pair) for place, pair in enumerate(given)]
         self._settle_calibration()
@@ -153,6 +160,7 @@ class LanguageModel:
         stride: None = disjoint windows of the model's context; a number = so many new tokens a window, each with at least
         window - stride tokens before it. Recurrent and n-gram models carry their state through and see all that came before.
         """
+        self.check_can("rolling")
         texts = several(texts, "rolling", "texts")
         prefix_id = self.prefix_id
         if prefix_id is None:
@@ -294,11 +302,8 @@ class LanguageModel:
         return self.tokenizer
 
     def _need(self, ability: str) -> LanguageNet:
-        """The network, if it has the ability; raises Unsupported with the reason where it has not."""
-        reason = self._lacks(ability)
-        if reason is not None:
-            able = ", ".join(sorted(self.can)) or "give its hidden states (`net`)"
-            raise Unsupported(f"This model cannot `{ability}`: {reason}. It can {able}.")
+        """The network, if it has the ability."""
+        self.check_can(ability)
         assert isinstance(self.net, LanguageNet)
         return self.net
 

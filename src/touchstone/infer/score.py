@@ -142,8 +142,10 @@ def loglikelihood(
     """Score token-id continuations after their contexts; a context that does not fit loses its oldest tokens.
 
     decoder_start_id: what the decoder of an encoder-decoder begins with; its contexts are sources.
-    Raises ConfigError if a context or continuation is empty, or a continuation alone is longer than the model's context.
+    Raises ConfigError if a context or continuation is empty, or a continuation alone is longer than the model's context; Unsupported for
+    a network that predicts no next token.
     """
+    _check_predicts(core)
     bound = bound_of(core, max_seq_len)
     if reads_source(core):
         start_id = checked_start(core, decoder_start_id)
@@ -204,6 +206,7 @@ def rolling_logits(
     max_tokens: int = MAX_TOKENS,
 ) -> Iterator[LogitsChunk]:
     """The logits behind `rolling_token_logprobs`, in chunks of bounded size, every token once, in no particular order."""
+    _check_predicts(core)
     if reads_source(core):
         raise Unsupported("An encoder-decoder scores one text after reading another; a text alone has no source. Score pairs.")
     bound = bound_of(core, max_seq_len)
@@ -384,6 +387,12 @@ class _PerToken:
 
     def texts(self) -> list[NDArray[Any]]:
         return np.split(self._values, self._starts[1:-1]) if len(self._starts) > 1 else []
+
+
+def _check_predicts(core: LanguageCore) -> None:
+    """Logits of other heads are no next-token logits, and an encoder has seen what it would be asked for."""
+    if not isinstance(core, NgramModel) and not core.spec.predicts_tokens:
+        raise Unsupported("This model predicts no next token, so no text can be scored with it: that needs a decoder of a language model.")
 
 
 def _check_stride(stride: int | None, bound: int | None) -> None:

@@ -41,14 +41,14 @@ def read_conll(paths: Sequence[Path | str], *, scheme: Scheme | None = None, rep
 
     scheme: how the files write spans; None finds out file by file. A span that a tag goes on with and none began is begun there, as the
     shared tasks' own scorer reads it, and counted. Lines of `-DOCSTART-` and, before any column, of `#` comments are passed over.
-    Raises DataError with file and line on lines with other columns than the file's first.
+    Raises DataError with file and line on lines with other columns than the file's first, and on tags of spans among others.
     """
     report = report if report is not None else ReadReport()
     found: list[TaggedWords] = []
     for path in list_files(paths, report, CONLL_SUFFIXES):
         notes = Notes()
         sentences = list(_sentences(path, notes, report))
-        used = scheme or scheme_of([sentence.tags for sentence in sentences])
+        used = scheme or _scheme_of_file(sentences)
         for sentence in sentences:
             tags, n_begun = to_bio(sentence.tags, used)
             report.note("tags that go on with a span that none began, read as its beginning", n_begun)
@@ -123,6 +123,21 @@ def tag_names(sentences: Sequence[TaggedWords]) -> tuple[str, ...]:
     """The different tags: `O` first, then by kind, beginnings before what goes on with them."""
     names = {tag for sentence in sentences for tag in sentence.tags}
     return tuple(sorted(names, key=lambda tag: (tag != "O", tag[2:] if _SPAN_TAG.fullmatch(tag) else tag, tag)))
+
+
+def _scheme_of_file(sentences: Sequence[TaggedWords]) -> Scheme:
+    """The scheme found out; DataError where some tags are of spans and others are not, which would make all of them plain in silence."""
+    used = scheme_of([sentence.tags for sentence in sentences])
+    tags = [(tag, sentence) for sentence in sentences for tag in sentence.tags if tag != "O"]
+    of_spans = [tag for tag, _ in tags if _SPAN_TAG.fullmatch(tag)]
+    other = next(((tag, sentence) for tag, sentence in tags if not _SPAN_TAG.fullmatch(tag)), None)
+    if used == "plain" and of_spans and other is not None:
+        tag, sentence = other
+        raise DataError(
+            f"{sentence.place}: `{tag}` in this sentence is no tag of a span, and `{of_spans[0]}` in the same file is one; correct it, or"
+            " set `scheme` to plain if no tag stands for a span."
+        )
+    return used
 
 
 def _sentences(path: Path, notes: Notes, report: ReadReport) -> Iterator[TaggedWords]:

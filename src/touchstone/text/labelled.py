@@ -79,9 +79,10 @@ def read_pairs(
 ) -> list[TextPair]:
     """Pairs from row files, or line by line from two parallel text files such as `train.en.gz` and `train.de.gz`, source first.
 
-    Raises DataError where parallel files have different numbers of lines.
+    Raises DataError where parallel files have different numbers of lines, or are not two.
     """
     report = report if report is not None else ReadReport()
+    _check_two(paths)
     pairs = _parallel(paths, report) if are_parallel(paths) else _row_pairs(paths, source_field, target_field, columns, report)
     found = []
     for pair in pairs:
@@ -123,6 +124,12 @@ def _row_pairs(
 def are_parallel(paths: Sequence[Path | str]) -> bool:
     """Whether the paths are two files of which neither is one of rows."""
     return len(paths) == 2 and all(Path(path).is_file() and format_of(Path(path)) not in ROW_SUFFIXES for path in paths)
+
+
+def _check_two(paths: Sequence[Path | str]) -> None:
+    plain = [str(path) for path in paths if Path(path).is_file() and format_of(Path(path)) not in ROW_SUFFIXES]
+    if plain and not are_parallel(paths):
+        raise DataError(f"{plain[0]}: is no file of rows, and {len(paths)} paths are given; texts in parallel are two files, source first.")
 
 
 def _parallel(paths: Sequence[Path | str], report: ReadReport) -> Iterator[TextPair]:

@@ -72,7 +72,10 @@ def span_windows(
                 )
             )
     if not windows:
-        raise DataError(f"none of {len(questions)} questions fits a context of {context} tokens; raise `context`.")
+        raise DataError(
+            f"none of {len(questions)} questions fits a `context` of {context} tokens with more of its text than the `stride` of"
+            f" {stride} by which windows overlap; raise `context` or lower `stride`."
+        )
     return windows
 
 

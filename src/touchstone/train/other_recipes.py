@@ -112,7 +112,10 @@ def bart_small() -> Told:
 
 
 def transformer_base() -> Told:
-    """The base model of Vaswani et al. 2017 in its own shape, for tens of thousands of pairs instead of millions."""
+    """The base model of Vaswani et al. 2017 in its own shape, for tens of thousands of pairs instead of millions.
+
+    Muon, since with it three passes over eight thousand pairs reached the loss that AdamW was far from after five.
+    """
     return Told(
         "The original Transformer at its base size, for pairs such as sentences and their translations.",
         RunConfig(
@@ -121,7 +124,14 @@ def transformer_base() -> Told:
             model=EncoderDecoderSettings(d_model=512, n_heads=8, n_encoder_layers=6, n_decoder_layers=6, dropout=0.1),
             context=64,
             objective=Seq2SeqConfig(),
-            train=_train(n_steps=2000, batch_size=128, micro_batch_size=32, learning_rate=5e-4, warmup_fraction=0.1, writes=True),
+            train=_train(
+                n_steps=1000,
+                batch_size=64,
+                micro_batch_size=32,
+                warmup_fraction=0.1,
+                writes=True,
+                optim=OptimConfig(kind="muon", learning_rate=1e-3, muon_learning_rate=0.01, weight_decay=0.0),
+            ),
         ),
     )
 
