@@ -287,10 +287,10 @@ class LanguageModel:
             raise ConfigError(f"Pair {place}: {error}") from None
 
     def _encoded(self, text: str | TokenIds, place: int) -> TokenIds:
-        if isinstance(text, str):
-            return self._need_tokenizer().encode(text)
         if isinstance(text, bytes) or not isinstance(text, Sequence):
             raise ConfigError(f"Text {place} is a {type(text).__name__}; give text or a list of token ids.")
+        if isinstance(text, str):
+            return self._need_tokenizer().encode(text)
         wrong = next((id for id in text if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < self.spec.vocab_size), None)
         if wrong is not None:
             raise ConfigError(f"Text {place} holds {wrong!r}; the model's token ids are 0 to {self.spec.vocab_size - 1}.")
