@@ -123,6 +123,13 @@ def test_the_best_window_answers():
     assert found.answers == ("cd",)
 
 
+def test_windows_are_compared_by_raw_scores_as_in_use():
+    """The second window's best span has the greater sum, and the smaller share of its own window."""
+    windows = [window([0, 1, 2, 5, 5, 1]), window([0, 1, 3, 3, 4, 1])]
+    ends = [-9.0, -9.0, 2.0, 2.5, 2.6, -9.0]
+    assert judged(ends, ends, windows=windows).answers == ("ef",)
+
+
 def test_no_answer_is_given_where_the_mark_scores_higher_and_some_question_has_none():
     asked = Question("?", CONTEXT, (Answer("cd", 3),), "q", "a")
     without = Question("?", CONTEXT, (), "r", "a")

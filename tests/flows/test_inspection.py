@@ -6,6 +6,9 @@ import pytest
 
 from touchstone.errors import DataError
 from touchstone.flows.inspection import inspect_path
+from touchstone.models import PoolHead, TagHead, build, encoder_spec
+from touchstone.models.card import Card, SentencePooling
+from touchstone.models.checkpoint import save_model
 
 
 def test_a_model_is_shown_with_its_sizes_and_its_tokenizer(model_folder, shown, tokenizer):
@@ -19,6 +22,20 @@ def test_a_model_is_shown_with_its_sizes_and_its_tokenizer(model_folder, shown, 
     assert found["spare_rows"] == 0
     assert f"{found['parameters']:,}" in text()
     json.dumps(found)
+
+
+def test_labels_are_shown_by_name_and_how_vectors_are_made(tmp_path, shown):
+    sizes = {"vocab_size": 11, "d_model": 12, "n_layers": 1, "n_heads": 3, "max_seq_len": 9}
+    save_model(tmp_path / "tagger", build(encoder_spec(**sizes, head=TagHead(n_labels=2))), card=Card(labels=("O", "B-PER")))
+    found = inspect_path(tmp_path / "tagger", shown[0])
+    assert found["labels"] == ["O", "B-PER"]
+    assert "O, B-PER" in shown[1]()
+    pooling = SentencePooling(mode="mean", normalise=True, max_seq_len=7)
+    save_model(tmp_path / "vectors", build(encoder_spec(**sizes, head=PoolHead())), card=Card(pooling=pooling))
+    found = inspect_path(tmp_path / "vectors", shown[0])
+    assert found["pooling"] == pooling.model_dump(mode="json")
+    assert "mode mean, normalise True, max_seq_len 7" in shown[1]()
+    assert "labels" not in found
 
 
 def test_a_run_folder_is_its_model(model_folder, shown, tmp_path):

@@ -102,6 +102,8 @@ def test_a_training_is_judged_and_leaves_a_model_that_loads(journey, shown, name
     assert (asked.out / "report.html").is_file()
     json.dumps(document, allow_nan=False)
     assert travel(asked, shown[0])["status"] == "already-finished"
+    assert "touchstone inspect" in (told := shown[1]())
+    assert "touchstone evaluate" not in told
 
 
 @pytest.mark.slow

@@ -10,10 +10,12 @@ import torch
 import touchstone
 from touchstone.errors import ConfigError, Unsupported
 from touchstone.infer.calibration import labels_hash
+from touchstone.infer.language_model import LanguageModel
 from touchstone.models import ClassifyHead, PoolHead, SpanHead, TagHead, build, encoder_spec
 from touchstone.models.card import Calibration, Card, SentencePooling
 from touchstone.models.checkpoint import load_model, save_model
 from touchstone.models.weights import weights_hash
+from touchstone.text.tokenizer import Tokenizer
 
 WORDS = [
     "the",
@@ -280,6 +282,17 @@ def test_a_regression_on_several_numbers_has_no_single_value(folder_of):
     head = ClassifyHead(n_labels=3, pooling="first", activation="tanh", problem="regression")
     [found] = touchstone.load(folder_of("regress", head)).classify([TEXTS[0]])
     assert (found.value, found.label, len(found.logits)) == (None, None, 3)
+
+
+def test_answers_have_no_white_space_at_their_ends_where_tokens_hold_it():
+    context = "the  cat sat\n on a red mat "
+    tokenizer = Tokenizer.train([f"{number} the cat sat on a red mat" for number in range(30)], vocab_size=270)
+    net = build(encoder_spec(vocab_size=tokenizer.vocab_size, d_model=12, n_layers=1, n_heads=3, max_seq_len=90, head=SpanHead()), seed=3)
+    answers = LanguageModel(net, tokenizer=tokenizer).span([("who sat?", context)], n_best=9999)[0]
+    assert any(" " in context[start:end] for start, end in tokenizer.encode_offsets(context)[1])
+    assert all(answer.text == context[answer.start : answer.end] == answer.text.strip() != "" for answer in answers)
+    assert len({(answer.start, answer.end) for answer in answers}) == len(answers)
+    assert sum(answer.probability for answer in answers) + answers[0].no_answer == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("given", [None, 5, b"the cat", {"the cat": 1}, {"the cat"}])

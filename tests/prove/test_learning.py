@@ -39,9 +39,10 @@ LEAST_BLEU = 8.0
 LOSS_TOLERANCE = 1e-4  # of the twentieth loss: fp32 rounds each product to 6e-8, and the steps carry it on
 
 SMALL = ("model.d_model=128", "context=64", "tokenizer.vocab_size=2148")
+MUON = ("train.optim.kind=muon", "train.optim.learning_rate=0.005", "train.optim.muon_learning_rate=0.02", "train.optim.weight_decay=0")
 TEXTS = {
-    "bert-small": (*SMALL, "model.n_layers=3"),
-    "t5-small": (*SMALL, "model.n_encoder_layers=2", "model.n_decoder_layers=2", f"model.head_scale={128**-0.5}"),
+    "bert-small": (*SMALL, *MUON, "model.n_layers=3"),
+    "t5-small": (*SMALL, *MUON, "model.n_encoder_layers=2", "model.n_decoder_layers=2", f"model.head_scale={128**-0.5}"),
 }
 TRANSLATORS = ("transformer-base", "lstm-attention")
 PAIRS = ("tokenizer.vocab_size=4096", "data.test_fraction=0")  # half the recipes' vocabulary: the captions are few and alike

@@ -326,3 +326,20 @@ def test_roles_are_read_from_either_file_in_either_form(trained, tmp_path, token
     assert (loaded.eos_id, loaded.bos_id, loaded.pad_id) == (1, None, None)
     write(tmp_path, {"eos_token": "<|endoftext|>"}, "tokenizer_config.json")
     assert Tokenizer.load(tmp_path).eos_id == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "specials", "vocab_size"),
+    [("wordpiece", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), 30), ("bpe", ("<s>", "<pad>", "</s>", "<mask>"), 263)],
+)
+def test_transformers_makes_the_token_types_of_a_trained_vocabulary(tmp_path, kind, specials, vocab_size):
+    """Its generic class makes none unless the folder says so, and a model trained on pairs would read other input there."""
+    from transformers import AutoTokenizer
+
+    tokenizer = Tokenizer.train([f"{number} a cat sat" for number in range(30)], kind=kind, vocab_size=vocab_size, specials=specials)
+    tokenizer.save(tmp_path)
+    ours, theirs = tokenizer.encode_special("a cat", "sat"), AutoTokenizer.from_pretrained(tmp_path)("a cat", "sat")
+    assert theirs["input_ids"] == list(ours.token_ids)
+    assert theirs.get("token_type_ids", [0] * len(ours.token_ids)) == list(ours.token_types)
+    assert any(ours.token_types) == (kind == "wordpiece")

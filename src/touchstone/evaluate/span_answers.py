@@ -51,7 +51,8 @@ class FoundAnswers:
 def find_answers(net: nn.Module, source: AnsweredRows, windows: Sequence[SpanWindow], questions: Sequence[Question]) -> FoundAnswers:
     """The likeliest answer to each question that has a window; `source` holds the windows as rows.
 
-    None is an answer only where some question has none: in data whose every question has one, a model never learned it.
+    Stretches are compared by their raw scores, as in use. None is an answer only where some question has none: in data whose every
+    question has one, a model never learned it.
     """
     device = next(net.parameters()).device
     allows_none = any(not question.answers for question in questions)
@@ -60,7 +61,7 @@ def find_answers(net: nn.Module, source: AnsweredRows, windows: Sequence[SpanWin
     objective = Span()
     for start in range(0, len(windows), _ROWS):
         places = np.arange(start, min(start + _ROWS, len(windows)))
-        scores = objective.scores(net, TensorBatch.of(source.batch(places), device)).log_softmax(-1).double().cpu().numpy()
+        scores = objective.scores(net, TensorBatch.of(source.batch(places), device)).double().cpu().numpy()
         for place, ends in zip(places.tolist(), scores, strict=True):
             window = windows[place]
             context = questions[window.question].context

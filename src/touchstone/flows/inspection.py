@@ -20,6 +20,7 @@ from touchstone.text.read import ReadReport, read_documents
 __all__ = ["inspect_path"]
 
 _SHOWN_CHARS = 200  # of a document's text
+_SHOWN_LABELS = 20
 
 
 def inspect_path(path: Path, terminal: Terminal, *, n_rows: int = 3, text_field: str = "text") -> dict[str, Any]:
@@ -41,7 +42,7 @@ def _model(folder: Path, terminal: Terminal) -> dict[str, Any]:
     model = load_model(folder)
     terminal.say(words("inspect.model", folder=folder, kind=model.model_type), style="title")
     facts = _ngram_facts(model.net) if isinstance(model.net, NgramModel) else _net_facts(model.spec, terminal)
-    facts |= _tokenizer_facts(model)
+    facts |= _answer_facts(model) | _tokenizer_facts(model)
     _tell_facts(facts, terminal)
     _tell_card(model.card, terminal)
     for warning in model.extra.warnings:
@@ -76,6 +77,13 @@ def _net_facts(spec: Any, terminal: Terminal) -> dict[str, Any]:
         "flops_per_token": spec.flops_per_token(context),
         "vocabulary": spec.vocab_size,
     }
+
+
+def _answer_facts(model: LoadedModel) -> dict[str, Any]:
+    """The names of a head's labels, and how texts become vectors, of models that have these."""
+    card = model.card
+    facts: dict[str, Any] = {} if card.labels is None else {"labels": list(card.labels)}
+    return facts if card.pooling is None else facts | {"pooling": card.pooling.model_dump(mode="json")}
 
 
 def _ngram_facts(model: NgramModel) -> dict[str, Any]:
@@ -179,4 +187,8 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:,.0f}"
+    if isinstance(value, list):
+        return ", ".join(value[:_SHOWN_LABELS]) + (", …" if len(value) > _SHOWN_LABELS else "")
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {setting}" for name, setting in value.items() if setting not in (None, {}))
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -67,7 +67,7 @@ def travel(journey: Journey, terminal: Terminal, *, dry_run: bool = False) -> di
     found = record.settled(config, minutes=journey.minutes, explicit=explicit)
     if found is not None and record.is_finished:
         terminal.say(words("train.already", folder=record.folder))
-        _tell_next(record, terminal)
+        _tell_next(record, terminal, is_language_model=config.objective.kind == "causal")
         return {"status": "already-finished", "folder": str(record.folder), "model": str(record.model), "report": str(record.report)}
     if config.objective.kind != "causal":
         asked_lesson = LessonTraining(config, record, runtime, journey.command, minutes=journey.minutes, explicit=explicit)
@@ -201,13 +201,10 @@ def _final_score(core: LanguageCore, prepared: Prepared, terminal: Terminal) -> 
     return score, {compressor.name: compressor.bits_per_byte().value for compressor in report.scores if compressor.name in ("xz", "zstd")}
 
 
-def _tell_next(record: RunRecord, terminal: Terminal) -> None:
+def _tell_next(record: RunRecord, terminal: Terminal, *, is_language_model: bool = True) -> None:
     words = terminal.words
     terminal.say(words("train.next"))
-    for command in (
-        f'touchstone generate {record.folder} "…"',
-        f"touchstone evaluate {record.folder}",
-        f"touchstone inspect {record.folder}",
-    ):
+    of_texts = (f'touchstone generate {record.folder} "…"', f"touchstone evaluate {record.folder}") if is_language_model else ()
+    for command in (*of_texts, f"touchstone inspect {record.folder}"):
         terminal.say(f"  {command}", style="command")
     terminal.say(words("train.report", path=record.report))

@@ -53,7 +53,7 @@ class FilledMask:
 def answer_question(
     net: LanguageNet, tokenizer: Tokenizer, question: str, context: str, *, n_best: int, max_tokens: int, stride: int
 ) -> list[SpanAnswer]:
-    """The n_best answers, best first; spans that spell the same characters in several windows are one.
+    """The n_best answers, best first, without white space at their ends; spans that spell the same characters are one.
 
     max_tokens: the longest answer. stride: tokens that two windows of a long context have in common.
     """
@@ -61,11 +61,13 @@ def answer_question(
     scores = read_answers(net, [Row.of(window, net) for window in windows])
     found: dict[tuple[int, int], float] = {}
     nulls = []
+    begins, ends = _visible(context)
     for window, row in zip(windows, scores, strict=True):
         nulls.append(float(row[0].sum()))
         for (first, last), score in _spans(window, row.double().cpu(), max_tokens).items():
-            characters = window.offsets[first][0], window.offsets[last][1]
-            found[characters] = max(score, found.get(characters, score))
+            characters = begins[window.offsets[first][0]], ends[window.offsets[last][1]]
+            if characters[0] < characters[1]:
+                found[characters] = max(score, found.get(characters, score))
     return _ranked(context, found, min(nulls), n_best)
 
 
@@ -77,6 +79,18 @@ def _windows(tokenizer: Tokenizer, question: str, context: str, longest: int | N
     if room < 2:
         raise ConfigError(f"The question leaves {max(room, 0)} of {longest} tokens for its context; shorten it.")
     return tokenizer.encode_windows(question, context, max_length=longest, stride=min(stride, room // 2))
+
+
+def _visible(text: str) -> tuple[list[int], list[int]]:
+    """For each place between characters, the first one from it on with no white space behind, and the last up to it with none before."""
+    begins, ends = list(range(len(text) + 1)), list(range(len(text) + 1))
+    for place, char in enumerate(text):
+        if char.isspace():
+            ends[place + 1] = ends[place]
+    for place in range(len(text) - 1, -1, -1):
+        if text[place].isspace():
+            begins[place] = begins[place + 1]
+    return begins, ends
 
 
 def _spans(window: Encoded, scores: Float[Tensor, "T 2"], max_tokens: int) -> dict[tuple[int, int], float]:

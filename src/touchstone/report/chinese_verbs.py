@@ -77,6 +77,8 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "order": "最长 n 元组",
         "ngrams": "不同的 n 元组数",
         "bytes_in_memory": "占用内存（字节）",
+        "labels": "标签",
+        "pooling": "文本向量",
         "tokenizer": "分词器的词元数",
         "spare_rows": "无词元使用的空行",
         "tokenizer_hash": "分词器的 sha256",

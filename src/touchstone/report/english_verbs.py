@@ -77,6 +77,8 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "order": "longest n-gram",
         "ngrams": "distinct n-grams",
         "bytes_in_memory": "bytes in memory",
+        "labels": "labels",
+        "pooling": "vectors of texts",
         "tokenizer": "tokens of the tokenizer",
         "spare_rows": "spare rows, which no token uses",
         "tokenizer_hash": "sha256 of the tokenizer",

@@ -32,7 +32,7 @@ from touchstone.text.vocabulary import DEFAULT_MAX_BYTES, DEFAULT_SPECIALS, Kind
 
 __all__ = ["DataConfig", "Prepared", "PreparedReport", "TokenizerConfig", "prepare"]
 
-_VERSION = 1  # raised whenever the same sources and settings would give another result
+_VERSION = 2  # raised whenever the same sources and settings would give another result
 _MAX_SKIPPED = 1000  # reasons kept in the report; the number of all of them is kept too
 
 

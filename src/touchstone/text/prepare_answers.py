@@ -24,7 +24,7 @@ __all__ = ["AnswerSides", "divide", "learned_tokenizer"]
 
 T = TypeVar("T")
 
-_VERSION = 1  # raised whenever the same text and settings would give another vocabulary
+_VERSION = 2  # raised whenever the same text and settings would give another vocabulary
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,8 @@ class Tokenizer:
         added = {token.content for token in backend.get_added_tokens_decoder().values()}
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         config |= {f"{role}_token": name for role, name in _usual(added).items() if name is not None}
+        if backend.post_processor is not None and any(backend.encode("a", "a").type_ids):  # Hugging Face makes them only if told so
+            config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
         return cls(backend.to_str(pretty=False), config, sample)
 
     @classmethod
