@@ -24,6 +24,7 @@ WORDS = [
 ]
 STEPS = ("train.n_steps=12", "train.batch_size=4", "train.eval_every=6", "train.save_every=6")
 SMALL = (*STEPS, "model.d_model=16", "context=24")
+PARTS = ("train.micro_batch_size=3",)
 HELD_OUT = ("data.valid_fraction=0.15", "data.test_fraction=0.15")
 TWO = ("model.n_layers=2", "model.n_heads=2")
 BOTH = ("model.n_encoder_layers=1", "model.n_decoder_layers=1", "model.n_heads=2")
@@ -59,8 +60,8 @@ CASES = {  # recipe: files (None = the folder of texts), changes, the model's ty
     "bert-small": (None, (*SMALL, *TWO, "tokenizer.vocab_size=110"), "bert"),
     "t5-small": (None, (*SMALL, *BOTH, "tokenizer.vocab_size=420"), None),
     "bart-small": (None, (*SMALL, *BOTH, "tokenizer.vocab_size=300"), None),
-    "transformer-base": (("train.en", "train.xx"), (*SMALL, *BOTH, *HELD_OUT, "tokenizer.vocab_size=290"), None),
-    "lstm-attention": (("train.en", "train.xx"), (*SMALL, *HELD_OUT, "model.d_hidden=16", "tokenizer.vocab_size=290"), None),
+    "transformer-base": (("train.en", "train.xx"), (*SMALL, *PARTS, *BOTH, *HELD_OUT, "tokenizer.vocab_size=290"), None),
+    "lstm-attention": (("train.en", "train.xx"), (*SMALL, *PARTS, *HELD_OUT, "model.d_hidden=16", "tokenizer.vocab_size=290"), None),
     "classify-bow": (("labels.tsv",), (*SMALL, *HELD_OUT, "tokenizer.vocab_size=60"), "touchstone-encoder"),
     "classify-lstm": (("labels.tsv",), (*SMALL, *HELD_OUT, "model.d_hidden=8", "tokenizer.vocab_size=60"), None),
     "classify-transformer": (("labels.tsv",), (*SMALL, *TWO, *HELD_OUT, "tokenizer.vocab_size=60"), "bert"),
@@ -187,7 +188,7 @@ def test_a_tokenizer_without_a_token_that_the_objective_needs_is_refused(files, 
 
 
 def test_a_target_without_an_end_mark_is_refused(files, shown, tmp_path, quick_choices):
-    changes = (*SMALL, *BOTH, *HELD_OUT, "tokenizer.vocab_size=290", "tokenizer.specials=['<|endoftext|>', '<|pad|>']")
+    changes = (*SMALL, *PARTS, *BOTH, *HELD_OUT, "tokenizer.vocab_size=290", "tokenizer.specials=['<|endoftext|>', '<|pad|>']")
     data = (files / "train.en", files / "train.xx")
     with pytest.raises(ConfigError, match="targets need an end mark"):
         travel(Journey("transformer-base", data, out=tmp_path / "run", overrides=changes), shown[0])
