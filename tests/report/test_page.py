@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import importlib.metadata
 import importlib.resources
 import itertools
 import re
@@ -205,3 +206,11 @@ def test_neighbouring_colours_of_tokens_differ(dark):
     colours = [sheet_colours(dark)[f"p{place}"] for place in range(6)]
     for a, b in itertools.pairwise(colours):
         assert sum(abs(int(a[i : i + 2], 16) - int(b[i : i + 2], 16)) for i in (1, 3, 5)) >= 30
+
+
+def test_a_source_tree_that_is_not_installed_still_makes_a_page(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert "(not installed)" in Page("title", date=DATE).html()

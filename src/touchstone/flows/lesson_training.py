@@ -11,7 +11,7 @@ from touchstone.flows.choices import choose
 from touchstone.flows.comparison import interval_dict
 from touchstone.flows.lesson_report import LessonReport, write_lesson_report
 from touchstone.flows.lessons import Figure, Lesson, make_lesson
-from touchstone.flows.net_training import TrainedNet, today
+from touchstone.flows.net_training import TrainedNet, shortened_by, today
 from touchstone.flows.run_record import Chosen, RunRecord
 from touchstone.flows.samples import Written, write_targets
 from touchstone.models import LanguageNet, ModelSpec, build
@@ -107,6 +107,7 @@ def _train(asked: LessonTraining, lesson: Lesson, terminal: Terminal) -> Trained
             save_model=save,
             on_step=_shown_on(display.update, counts_tokens=isinstance(lesson.objective, MaskedLm | Seq2Seq)),
             warn=terminal.warn,
+            on_shortened=shortened_by(terminal, config.train.n_steps),
             fingerprint={"tokenizer": lesson.tokenizer.fingerprint, "product": chosen.product, "labels": list(lesson.labels or ())},
         )
         outcome = trainer.run()

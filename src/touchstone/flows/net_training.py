@@ -29,7 +29,7 @@ from touchstone.text.prepare import Prepared
 from touchstone.train import Outcome, StepReport, Trainer
 from touchstone.train.run_config import RunConfig
 
-__all__ = ["NetTraining", "TrainedNet", "Validation", "new_card", "today", "train_net"]
+__all__ = ["NetTraining", "TrainedNet", "Validation", "new_card", "shortened_by", "today", "train_net"]
 
 VALIDATION_BYTES = 96_000
 """Of validation text scored while training: a second or two for a small model, and an error of about a hundredth of a bit."""
@@ -119,6 +119,7 @@ def train_net(asked: NetTraining, terminal: Terminal) -> TrainedNet:
             save_model=save,
             on_step=_shown_on(display.update, prepared, 3 * spec.flops_per_token(config.context) / peak),
             warn=terminal.warn,
+            on_shortened=shortened_by(terminal, config.train.n_steps),
             fingerprint={"tokenizer": prepared.tokenizer.fingerprint, "product": chosen.product},
         )
         outcome = trainer.run()
@@ -135,6 +136,11 @@ def new_card(config: Config, prepared: Prepared, *, name: str | None = None, abo
         software={key: value for key, value in versions.items() if value != "not installed"},
     )
     return Card(name=name or getattr(config, "name", None), about=about, lineage=lineage)
+
+
+def shortened_by(terminal: Terminal, n_planned: int) -> Callable[[int], None]:
+    """What tells that a run will take fewer steps than planned."""
+    return lambda n_steps: terminal.warn(terminal.words("train.shortened", n_steps=f"{n_steps:,}", n_planned=f"{n_planned:,}"))
 
 
 def today() -> str:

@@ -106,6 +106,7 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
     "train": {
         "already": "{folder} 中的训练已经完成，无需再做。要重新训练，请另选 --out。",
         "interrupted": "已停在第 {step} 步（共 {n_steps} 步）并保存。用同一条命令即可继续。",
+        "shortened": "每步比开始时慢：为了按时结束，训练缩短为 {n_steps} 步（原定 {n_planned} 步）。",
         "scored": "测试文本：{n} 篇文档，每字节 {value} 比特，每词元困惑度 {perplexity}。",
         "baseline": "对照：未见训练文本的 {name} 为 {value}。",
         "scoring": "为测试文本评分",

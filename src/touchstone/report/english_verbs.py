@@ -106,6 +106,7 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
     "train": {
         "already": "{folder} holds this training, finished. Nothing to do; choose another --out to train anew.",
         "interrupted": "Stopped at step {step} of {n_steps}, and saved. The same command goes on from there.",
+        "shortened": "Steps are slower than at the start: the run ends after {n_steps} steps in place of {n_planned}, to end in its time.",
         "scored": "Test text: {value} bits per byte over {n} documents, perplexity {perplexity} a token.",
         "baseline": "Beside it, {name} without any training text: {value}.",
         "scoring": "Scoring the test text",

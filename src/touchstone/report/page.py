@@ -124,8 +124,7 @@ class Page:
         sheet = importlib.resources.files("touchstone.report").joinpath("page.css").read_text("utf-8")
         digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
         policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-        version = importlib.metadata.version("touchstone-lm")
-        made = self._words("page.made_by", version=version, date=self._date.strftime("%Y-%m-%d %H:%M"))
+        made = self._words("page.made_by", version=_version(), date=self._date.strftime("%Y-%m-%d %H:%M"))
         subtitle = f'<p class="subtitle">{_inline(self._subtitle)}</p>' if self._subtitle else ""
         return (
             f'<!DOCTYPE html>\n<html lang="{_LANG.get(self._lang, self._lang)}">\n<head>\n<meta charset="utf-8">\n'
@@ -168,6 +167,14 @@ def _safe(text: str) -> str:
     """Escaped, with characters that HTML cannot hold or that would turn the text around made visible."""
     visible = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", text)
     return escape(visible, quote=True)
+
+
+def _version() -> str:
+    """Of this package; a source tree that is only on the path has none, and a report must not fail for that."""
+    try:
+        return importlib.metadata.version("touchstone-lm")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def _inline(text: str) -> str:

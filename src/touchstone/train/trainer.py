@@ -48,7 +48,7 @@ class Trainer:
     source: examples by number. evaluate: figures of a network, "loss" among them; sample: records for samples.jsonl of a network after
     so many steps; both see it in eval mode, and cannot disturb the training's random numbers. save_model: writes the final network
     into a folder. on_step: told of every log_every-th step. warn: told in a sentence of what went wrong and was survived; None = the
-    `logging` module. fingerprint: plain data that must be the same when the run is resumed, such as the hash of the data.
+    `logging` module. on_shortened: told the new last step of a run that is too slow for max_seconds; None = `warn` is. fingerprint: plain data that must be the same when the run is resumed, such as the hash of the data.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Trainer:
         save_model: Callable[[Path], None] | None = None,
         on_step: Callable[[StepReport], None] | None = None,
         warn: Callable[[str], None] | None = None,
+        on_shortened: Callable[[int], None] | None = None,
         fingerprint: Mapping[str, Any] | None = None,
     ) -> None:
         if config.early_stopping_patience is not None and evaluate is None:
@@ -71,6 +72,7 @@ class Trainer:
         self.net, self.objective, self.source, self.config, self.folder = net, objective, source, config, Path(folder)
         self._evaluate, self._sample, self._save_model, self._on_step = evaluate, sample, save_model, on_step
         self._warn = warn or logging.getLogger(__name__).warning
+        self._on_shortened = on_shortened or self._warn_of_shortening
         self._fingerprint = dict(fingerprint or {})
         plan = Plan(source.n_examples, config.batch_size, config.seed)
         self._gradients = GradientMaker(net, objective, source, plan, config)
@@ -280,13 +282,14 @@ class Trainer:
         self._report(record, parts, valid)
         is_due = self._is_due(self.config.save_every)
         if is_due and keep_to_time(progress, self.config):
-            self._warn(
-                f"Steps are slower than at the start: the run ends after {progress.shortened_to:,} steps in place of "
-                f"{self.config.n_steps:,}, to keep to {self.config.max_seconds:.0f} seconds of training."
-            )
+            self._on_shortened(last_step(progress, self.config))
         must_save = is_best or progress.has_stopped_early or progress.owes_save or is_due
         if must_save and not self._save(on_schedule=True) and is_best:
             progress.best_loss, progress.best_step = best_before  # what is not on disk cannot become the final network
+
+    def _warn_of_shortening(self, n_steps: int) -> None:
+        config = self.config
+        self._warn(f"Steps are slower than at the start: the run ends after {n_steps:,} of {config.n_steps:,}, to end in its time.")
 
     def _is_due(self, every: int | None) -> bool:
         position = self._state.progress.position
