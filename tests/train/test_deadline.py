@@ -79,7 +79,7 @@ def test_a_resumed_run_keeps_the_decision_whatever_the_clock_says_now(tmp_path, 
     slow = [1.0] * 6 + [2.0]  # twice as slow from the seventh step on: at step 9, 6 seconds are left, and 9 steps
     whole = run(tmp_path / "whole", Clock(*slow))
     assert (whole.status, whole.step, whole.n_steps) == ("finished", 12, 12)
-    assert "12 steps in place of 18" in told[0]
+    assert "ends after 12 of 18" in told[0]
     assert len(read_lines(tmp_path / "whole" / "metrics.jsonl")) == 12
 
     class Dies(RuntimeError):

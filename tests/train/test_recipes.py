@@ -59,7 +59,7 @@ def test_t5_small_and_bart_small_and_bert_small_are_the_shapes_of_their_families
 
 
 CLASSES = {
-    "quickstart": "LlamaForCausalLM",
+    "quickstart": "Qwen3ForCausalLM",
     "gpt-small": "GPT2LMHeadModel",
     "llama-small": "LlamaForCausalLM",
     "lstm-lm": "TouchstoneRecurrent",

@@ -48,7 +48,8 @@ class Trainer:
     source: examples by number. evaluate: figures of a network, "loss" among them; sample: records for samples.jsonl of a network after
     so many steps; both see it in eval mode, and cannot disturb the training's random numbers. save_model: writes the final network
     into a folder. on_step: told of every log_every-th step. warn: told in a sentence of what went wrong and was survived; None = the
-    `logging` module. on_shortened: told the new last step of a run that is too slow for max_seconds; None = `warn` is. fingerprint: plain data that must be the same when the run is resumed, such as the hash of the data.
+    `logging` module. on_shortened: told the new last step of a run that is too slow for max_seconds; None = `warn` is. fingerprint: plain
+    data that must be the same when the run is resumed, such as the hash of the data.
     """
 
     def __init__(
