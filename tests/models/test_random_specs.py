@@ -33,6 +33,8 @@ from touchstone.nn.position import (
 )
 from touchstone.nn.recurrent import RecurrentSpec
 
+pytestmark = pytest.mark.slow
+
 V, LENGTH = 11, 16
 
 flags = st.booleans()
