@@ -287,14 +287,14 @@ def test_cancelling_ends_all_choices_of_one_request_and_no_other(net):
     assert [event.token_id for event in events if event.finish_reason == "cancelled"] == [None, None]
 
 
-def test_a_waiting_request_can_be_cancelled_before_its_wave(net):
+def test_a_waiting_request_ends_at_once_when_it_is_cancelled(net):
     engine = Engine(net, max_rows=1)
     reasons = []
     for event in engine.stream([Request([3], Sampling(max_new_tokens=3), id="one"), Request([4], Sampling(max_new_tokens=3), id="two")]):
         engine.cancel("two")
         if event.completion:
             reasons.append((event.completion.finish_reason, len(event.completion.token_ids)))
-    assert reasons == [("length", 3), ("cancelled", 0)]
+    assert reasons == [("cancelled", 0), ("length", 3)]
 
 
 def test_only_a_running_request_can_be_cancelled(net):

@@ -69,10 +69,13 @@ class Choice:
             self._fail(failure(error))
             return logits
 
-    def accept(self, step: Sampled) -> TokenEvent:
-        """Take in a sampled token; the event it makes, the last one if this ended the choice."""
+    def accept(self, step: Sampled, problem: str | None = None) -> TokenEvent:
+        """Take in a sampled token; the event it makes, the last one if this ended the choice.
+
+        problem: what is known of the cause where the model's logits are no numbers.
+        """
         if not math.isfinite(step.score):
-            self._fail(NOT_FINITE)
+            self._fail(problem or NOT_FINITE)
         if self._error is not None:
             return self.end("error")
         self._sampled.append(step)

@@ -1,8 +1,8 @@
-"""Generation: requests in, completions or a stream of tokens out.
+"""Generation: requests in, completions or a stream of tokens out. Every check of a request happens before the first token of any.
 
-Choices, or the beams of searches, are decoded in waves, as many at once as fit the cache; within a wave every one has its own
-settings, rules and random numbers, a prompt is read once for all of its request, and what ends leaves the batch. Every check of a
-request happens before the first token of any.
+The choices of a decoder run in one continuous batch, which requests join and leave between steps. Other models, and beam searches, are
+decoded in waves, as many choices or beams at once as fit the cache. Either way each has its own settings, rules and random numbers, and a
+prompt is read once for all of its request.
 """
 
 import secrets
@@ -13,20 +13,26 @@ import torch
 
 from touchstone.errors import ConfigError, NoTokenizer, TouchstoneError
 from touchstone.infer.asked import Asked, build_rules
+from touchstone.infer.batching import ContinuousBatch
+from touchstone.infer.blocks import BlockPool
 from touchstone.infer.calibration import Calibrated
 from touchstone.infer.choice import Choice
+from touchstone.infer.packed import PackedDecoder, can_pack
 from touchstone.infer.request import DEFAULT_MAX_NEW_TOKENS, Completion, Request, Sampling, TokenEvent
 from touchstone.infer.rules import Rule
 from touchstone.infer.runner import LanguageCore, Rows, bound_of, runner_of
 from touchstone.infer.sampled import read_sampled, widest
 from touchstone.infer.sampling import SamplingTable, choose
+from touchstone.infer.scheduler import Limits, Scheduler
 from touchstone.infer.search import Search
+from touchstone.models.transformer import Decoder
 from touchstone.text.tokenizer import Tokenizer
 
 __all__ = ["Engine"]
 
 MAX_ROWS = 32  # choices or beams decoded together, unless one search has more beams
-MAX_CACHED_TOKENS = 2**15  # rows x room of one wave's cache; 124M parameters in fp32 need 2.4 GB for so many
+MAX_CACHED_TOKENS = 2**15  # 124M parameters in fp32 need 2.4 GB for so many
+BLOCK_SIZE = 16  # tokens of a block of the continuous batch's cache
 _SEED_BITS = 53  # a drawn seed survives JSON readers that know only doubles
 
 
@@ -37,6 +43,10 @@ class Engine:
     eos_ids: tokens that end a completion.
     max_seq_len: the longest prompt and completion together; None = the model's own bound. Of an encoder-decoder, the longest completion.
     decoder_start_id: what the decoder of an encoder-decoder begins with; a model without an encoder has no use for it.
+    max_rows: choices or beams that are decoded together. max_cached_tokens: tokens whose keys and values are held at once, those of
+        finished prompts included; None = MAX_CACHED_TOKENS, or the model's context if that is more.
+    limits: how many tokens a step of the continuous batch computes. prefix_cache: whether a prompt that begins like an earlier one of
+        the same salt takes over what was computed.
     """
 
     def __init__(
@@ -50,7 +60,9 @@ class Engine:
         decoder_start_id: int | None = None,
         calibrated: Calibrated | None = None,
         max_rows: int = MAX_ROWS,
-        max_cached_tokens: int = MAX_CACHED_TOKENS,
+        max_cached_tokens: int | None = None,
+        limits: Limits | None = None,
+        prefix_cache: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
         self.eos_ids = frozenset(eos_ids)
@@ -58,10 +70,20 @@ class Engine:
         self._runner = runner_of(core, decoder_start_id=decoder_start_id)
         self._calibrated = calibrated
         self._max_rows = max_rows
-        self._max_cached_tokens = max_cached_tokens
         self.max_seq_len = bound_of(core, max_seq_len)
+        self._max_cached_tokens = max_cached_tokens or max(MAX_CACHED_TOKENS, self.max_seq_len or 0)
         self._running: set[str] = set()
         self._cancelled: set[str] = set()
+        self._batch: ContinuousBatch | None = None
+        if isinstance(core, Decoder) and can_pack(core):
+            pool = BlockPool(-(-self._max_cached_tokens // BLOCK_SIZE), BLOCK_SIZE)
+            self._batch = ContinuousBatch(
+                PackedDecoder(core, pool),
+                Scheduler(pool, limits or Limits(max_texts=max_rows)),
+                is_cancelled=self._cancelled.__contains__,
+                calibrated=calibrated,
+                shares_prefixes=prefix_cache,
+            )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """All choices of all requests, ordered by request, then by choice."""
@@ -94,6 +116,9 @@ class Engine:
     def _run(self, waiting: list[Choice | Search], ids: list[str]) -> Iterator[TokenEvent]:
         self._running.update(ids)
         try:
+            if self._batch is not None:
+                yield from self._batch.stream([job for job in waiting if isinstance(job, Choice)])
+                waiting = [job for job in waiting if not isinstance(job, Choice)]
             with self._runner.running():
                 while waiting:
                     wave, waiting = self._next_wave(waiting)
@@ -218,7 +243,10 @@ class Engine:
         wanted = sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(_SEED_BITS)
         settled = sampling.model_copy(update={"seed": seed, "max_new_tokens": wanted if room is None else min(wanted, room)})
-        return Asked(request, place, settled, prompt, start, self.eos_ids)
+        asked = Asked(request, place, settled, prompt, start, self.eos_ids)
+        if self._batch is not None:
+            self._batch.scheduler.check_fits(asked.max_length)
+        return asked
 
     def _checked_jobs(self, asked: Asked) -> Sequence[Choice] | Sequence[Search]:
         n, beams = asked.sampling.n or 1, (asked.sampling.num_beams or 1) > 1

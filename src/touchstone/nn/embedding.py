@@ -19,7 +19,7 @@ class TokenTable(nn.Module):
         self.token_types = nn.Parameter(torch.empty(n_token_types, d_model)) if n_token_types else None
         self.scale = scale
 
-    def forward(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def forward(self, token_ids: Int[Tensor, "..."]) -> Float[Tensor, "... D"]:
         vectors = F.embedding(token_ids, self.weight)
         return vectors if self.scale == 1.0 else vectors * self.scale
 

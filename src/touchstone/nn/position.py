@@ -239,7 +239,7 @@ def distance_buckets(ahead: Int[Tensor, "..."], spec: RelativePositions) -> Int[
     return base + torch.where(distance < exact, distance, far)
 
 
-def rotate(x: Float[Tensor, "B H T K"], angles: tuple[Tensor, Tensor]) -> Float[Tensor, "B H T K"]:
+def rotate(x: Float[Tensor, "... K"], angles: tuple[Tensor, Tensor]) -> Float[Tensor, "... K"]:
     """Turn the first R features of every head by the angles; features beyond pass unchanged."""
     cos, sin = angles
     width = cos.shape[-1]

@@ -34,7 +34,7 @@ def onednn_product(x: Float[Tensor, "... I"], weight: Float[Tensor, "O I"], bias
     """x W^T + b by oneDNN, forward and backward; fp32 on a CPU only, everything else goes to torch."""
     if x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0:
         return F.linear(x, weight, bias)
-    return _OneDnn.apply(x, weight, bias)
+    return _OneDnn.apply(x, weight, bias) if torch.is_grad_enabled() else _multiply(x, weight, bias)
 
 
 class Multiplying:
