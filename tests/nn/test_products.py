@@ -5,7 +5,7 @@ from touchstone.nn import products
 from touchstone.nn.linear import Linear, build_linear
 from touchstone.nn.products import choose_product, onednn_product, torch_product, use_product
 
-needs_onednn = pytest.mark.skipif(not products._works(), reason="this build of torch has no oneDNN fp32 product")
+needs_onednn = pytest.mark.skipif(not products.onednn_works(), reason="this build of torch has no oneDNN fp32 product")
 
 
 def operands(shape=(3, 5, 12), d_out=7, dtype=torch.float32):
@@ -69,7 +69,7 @@ def test_only_a_clear_gain_is_taken_and_the_reason_names_it(gain, name, monkeypa
 
 
 def test_a_product_that_does_not_agree_is_not_chosen(monkeypatch):
-    monkeypatch.setattr(products, "_multiply", lambda x, weight, bias: torch.nn.functional.linear(x, weight, bias) * 1.01)
+    monkeypatch.setattr(products, "multiply_onednn", lambda x, weight, bias: torch.nn.functional.linear(x, weight, bias) * 1.01)
     choice = choose_product()
     assert (choice.name, choice.gain) == ("torch", None)
 
@@ -78,5 +78,5 @@ def test_a_missing_operator_is_not_chosen(monkeypatch):
     def missing(x, weight, bias):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
 
-    monkeypatch.setattr(products, "_multiply", missing)
+    monkeypatch.setattr(products, "multiply_onednn", missing)
     assert choose_product().name == "torch"

@@ -1,8 +1,8 @@
 """Continuous batching: choices of any requests decode together, join and leave between steps, and each stream gets its own events.
 
 Whoever reads a stream drives the batch: a step runs when a reader finds nothing waiting for it, and it moves every text, so any number
-of streams, in one thread or in many, share the work. What a choice gets depends on its own request alone, up to the rounding of the
-products (see `invariant` in the runtime for not even that).
+of streams, in one thread or in many, share the work. What a choice gets depends on its own request alone: up to the rounding of the
+products, and in the invariant mode to the last bit.
 """
 
 import math
@@ -22,7 +22,8 @@ from touchstone.infer.packed import PackedDecoder
 from touchstone.infer.request import TokenEvent
 from touchstone.infer.sampled import Sampled, read_sampled, widest
 from touchstone.infer.sampling import SamplingTable, choose
-from touchstone.infer.scheduler import Part, Scheduler, Text
+from touchstone.infer.scheduler import Limits, Part, Scheduler, Text
+from touchstone.infer.speculative import Drafter, Payoff
 
 __all__ = ["ContinuousBatch"]
 
@@ -49,24 +50,30 @@ class ContinuousBatch:
 
     is_cancelled: says of a request's id whether it is to end.
     shares_prefixes: requests of one salt reuse each other's prompts; else only the choices of one request do.
+    drafter: what guesses tokens ahead; it is used while `payoff` finds that it pays.
     """
 
     def __init__(
         self,
         runner: PackedDecoder,
-        scheduler: Scheduler,
+        limits: Limits,
         *,
         is_cancelled: Callable[[str], bool],
         calibrated: Calibrated | None = None,
         shares_prefixes: bool = True,
+        drafter: Drafter | None = None,
+        payoff: Payoff | None = None,
     ) -> None:
         self.runner = runner
-        self.scheduler = scheduler
+        self.scheduler = Scheduler(runner.pool, limits)
         self._is_cancelled = is_cancelled
         self._calibrated = calibrated
         self._shares_prefixes = shares_prefixes
+        self._drafter = drafter
+        self.payoff = payoff if payoff is not None else Payoff()
         self._lives: dict[int, _Live] = {}  # by the text's number
         self._lock = threading.Lock()
+        self._n_written = 0
         self._table: tuple[list[Choice], SamplingTable] | None = None
 
     def stream(self, choices: Sequence[Choice]) -> Iterator[TokenEvent]:
@@ -107,10 +114,30 @@ class ContinuousBatch:
     def _leave(self, live: _Live, *, forget: bool = False) -> None:
         if self._lives.pop(live.text.number, None) is not None:
             live.mailbox.n_open -= 1
+            if forget and live.text.table is not None:
+                self.runner.wipe(live.text)
             self.scheduler.remove(live.text, forget=forget)
+            if self._drafter is not None:
+                self._drafter.forget(live.text)
 
     def _step(self) -> None:
         self._end_cancelled()
+        if self._drafter is None or not self._only_writes():
+            self._advance()
+            return
+        guesses = self.payoff.begin()
+        if guesses:
+            self._drafter.propose([(live.text, live.choice) for live in self._lives.values() if live.text.table is not None])
+        n_texts, n_before = len(self.scheduler.running), self._n_written
+        self._advance()
+        self.payoff.end(guesses, self._n_written - n_before, n_texts)
+
+    def _only_writes(self) -> bool:
+        """Whether no prompt is being read: then steps with and without guesses can be compared."""
+        running = self.scheduler.running
+        return bool(running) and not self.scheduler.waiting and all(text.n_left == 1 for text in running)
+
+    def _advance(self) -> None:
         with self.runner.running():
             parts = self.scheduler.plan()
             if not parts:
@@ -179,6 +206,7 @@ class ContinuousBatch:
         """Give the choice its token; whether it goes on."""
         event = live.choice.accept(step, self._problem(live) if math.isnan(step.logprob) else None)
         live.mailbox.events.append(event)
+        self._n_written += 1
         if live.choice.is_over:
             self._leave(live, forget=event.finish_reason == "error")
             return False

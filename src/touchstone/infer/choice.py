@@ -57,9 +57,9 @@ class Choice:
     def n_top(self) -> int | None:
         return self.sampling.top_logprobs
 
-    def uniform(self) -> float:
-        """The random number of the next step."""
-        return self._uniforms.at(len(self._sampled))
+    def uniform(self, n_ahead: int = 0) -> float:
+        """The random number of the next step, or of one further ahead."""
+        return self._uniforms.at(len(self._sampled) + n_ahead)
 
     def shape(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
         """The logits after the rules; a rule that fails ends this choice alone."""

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import torch
 
-from touchstone.errors import ConfigError, NoTokenizer, TouchstoneError
+from touchstone.errors import ConfigError, NoTokenizer, TouchstoneError, Unsupported
 from touchstone.infer.asked import Asked, build_rules
 from touchstone.infer.batching import ContinuousBatch
 from touchstone.infer.blocks import BlockPool
@@ -23,8 +23,10 @@ from touchstone.infer.rules import Rule
 from touchstone.infer.runner import LanguageCore, Rows, bound_of, runner_of
 from touchstone.infer.sampled import read_sampled, widest
 from touchstone.infer.sampling import SamplingTable, choose
-from touchstone.infer.scheduler import Limits, Scheduler
+from touchstone.infer.scheduler import Limits
 from touchstone.infer.search import Search
+from touchstone.infer.speculative import Drafter
+from touchstone.infer.tiled import TILE
 from touchstone.models.transformer import Decoder
 from touchstone.text.tokenizer import Tokenizer
 
@@ -46,7 +48,9 @@ class Engine:
     max_rows: choices or beams that are decoded together. max_cached_tokens: tokens whose keys and values are held at once, those of
         finished prompts included; None = MAX_CACHED_TOKENS, or the model's context if that is more.
     limits: how many tokens a step of the continuous batch computes. prefix_cache: whether a prompt that begins like an earlier one of
-        the same salt takes over what was computed.
+        the same salt takes over what was computed. drafter: guesses tokens ahead (see `speculative`).
+    invariant: what a request gets is the same to the last bit whatever runs beside it; the network must be `steady`. Waves then hold one
+        choice or search each.
     """
 
     def __init__(
@@ -63,27 +67,32 @@ class Engine:
         max_cached_tokens: int | None = None,
         limits: Limits | None = None,
         prefix_cache: bool = True,
+        drafter: Drafter | None = None,
+        invariant: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.eos_ids = frozenset(eos_ids)
         self.defaults = defaults if defaults is not None else Sampling()
         self._runner = runner_of(core, decoder_start_id=decoder_start_id)
         self._calibrated = calibrated
-        self._max_rows = max_rows
+        self._max_rows = 1 if invariant else max_rows
         self.max_seq_len = bound_of(core, max_seq_len)
         self._max_cached_tokens = max_cached_tokens or max(MAX_CACHED_TOKENS, self.max_seq_len or 0)
         self._running: set[str] = set()
         self._cancelled: set[str] = set()
-        self._batch: ContinuousBatch | None = None
+        self.batch: ContinuousBatch | None = None
         if isinstance(core, Decoder) and can_pack(core):
-            pool = BlockPool(-(-self._max_cached_tokens // BLOCK_SIZE), BLOCK_SIZE)
-            self._batch = ContinuousBatch(
-                PackedDecoder(core, pool),
-                Scheduler(pool, limits or Limits(max_texts=max_rows)),
+            size = TILE if invariant else BLOCK_SIZE
+            self.batch = ContinuousBatch(
+                PackedDecoder(core, BlockPool(-(-self._max_cached_tokens // size), size), invariant=invariant),
+                limits or Limits(max_texts=max_rows),
                 is_cancelled=self._cancelled.__contains__,
                 calibrated=calibrated,
                 shares_prefixes=prefix_cache,
+                drafter=drafter,
             )
+        elif drafter is not None:
+            raise Unsupported("Only a decoder that runs in a continuous batch can check guesses: this model decodes in waves.")
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """All choices of all requests, ordered by request, then by choice."""
@@ -116,8 +125,8 @@ class Engine:
     def _run(self, waiting: list[Choice | Search], ids: list[str]) -> Iterator[TokenEvent]:
         self._running.update(ids)
         try:
-            if self._batch is not None:
-                yield from self._batch.stream([job for job in waiting if isinstance(job, Choice)])
+            if self.batch is not None:
+                yield from self.batch.stream([job for job in waiting if isinstance(job, Choice)])
                 waiting = [job for job in waiting if not isinstance(job, Choice)]
             with self._runner.running():
                 while waiting:
@@ -244,8 +253,8 @@ class Engine:
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(_SEED_BITS)
         settled = sampling.model_copy(update={"seed": seed, "max_new_tokens": wanted if room is None else min(wanted, room)})
         asked = Asked(request, place, settled, prompt, start, self.eos_ids)
-        if self._batch is not None:
-            self._batch.scheduler.check_fits(asked.max_length)
+        if self.batch is not None:
+            self.batch.scheduler.check_fits(asked.max_length)
         return asked
 
     def _checked_jobs(self, asked: Asked) -> Sequence[Choice] | Sequence[Search]:

@@ -6,7 +6,7 @@ Sources: Shazeer et al. 2017 (top-k gating); Fedus et al. 2022 (Switch: one expe
 Yang et al. 2024 (Qwen2-MoE: a shared expert behind a gate); Zoph et al. 2022 (ST-MoE: the router's z-loss).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -110,9 +110,10 @@ class ExpertsAndOne(Experts):
         assert spec.shared is not None
         self.shared_expert = build_mlp(spec.shared, d_model)
         self.shared_gate = build_linear(d_model, 1, bias=False)
+        self.squash: Callable[[Tensor], Tensor] = torch.sigmoid
 
     def forward(self, x: Float[Tensor, "B T D"], shared: Shared | None = None) -> Float[Tensor, "B T D"]:
-        return super().forward(x, shared) + self.shared_gate(x).sigmoid() * self.shared_expert(x, shared)
+        return super().forward(x, shared) + self.squash(self.shared_gate(x)) * self.shared_expert(x, shared)
 
 
 def build_experts(spec: ExpertsSpec, d_model: int) -> Experts:

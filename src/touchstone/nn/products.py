@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["Multiplying", "Product", "ProductChoice", "ProductName", "choose_product", "onednn_product", "torch_product", "use_product"]
+__all__ = [
+    "Multiplying",
+    "Product",
+    "ProductChoice",
+    "ProductName",
+    "choose_product",
+    "multiply_onednn",
+    "onednn_product",
+    "onednn_works",
+    "torch_product",
+    "use_product",
+]
 
 ProductName = Literal["torch", "onednn"]
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -34,7 +45,7 @@ def onednn_product(x: Float[Tensor, "... I"], weight: Float[Tensor, "O I"], bias
     """x W^T + b by oneDNN, forward and backward; fp32 on a CPU only, everything else goes to torch."""
     if x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0:
         return F.linear(x, weight, bias)
-    return _OneDnn.apply(x, weight, bias) if torch.is_grad_enabled() else _multiply(x, weight, bias)
+    return _OneDnn.apply(x, weight, bias) if torch.is_grad_enabled() else multiply_onednn(x, weight, bias)
 
 
 class Multiplying:
@@ -54,7 +65,7 @@ class ProductChoice:
 
 def choose_product() -> ProductChoice:
     """Measure both products on this machine, a few milliseconds each, with the threads that are set now."""
-    if not _works():
+    if not onednn_works():
         return ProductChoice("torch", None, "oneDNN's fp32 product is not to be had in this build of torch")
     gain = _gain()
     if gain < _MIN_GAIN:
@@ -73,14 +84,14 @@ class _OneDnn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _multiply(x, weight, bias)
+        return multiply_onednn(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        to_x = _multiply(rows, weight.t(), None).view(x.shape) if ctx.needs_input_grad[0] else None
+        to_x = multiply_onednn(rows, weight.t(), None).view(x.shape) if ctx.needs_input_grad[0] else None
         to_weight = _to_weight(rows, x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
         return to_x, to_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
 
@@ -88,19 +99,19 @@ class _OneDnn(torch.autograd.Function):
 _PRODUCTS: dict[str, Product] = {"torch": torch_product, "onednn": onednn_product}
 
 
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b; both may be views with any strides."""
+def multiply_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b by oneDNN, without gradients; both may be views with any strides."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _to_weight(grad: Float[Tensor, "M O"], x: Float[Tensor, "M I"]) -> Float[Tensor, "O I"]:
     """grad^T x. The operator copies its first operand where it lies transposed, so that is the narrower of the two."""
     if grad.shape[1] <= x.shape[1]:
-        return _multiply(grad.t(), x.t(), None)
-    return _multiply(x.t(), grad.t(), None).t().contiguous()
+        return multiply_onednn(grad.t(), x.t(), None)
+    return multiply_onednn(x.t(), grad.t(), None).t().contiguous()
 
 
-def _works() -> bool:
+def onednn_works() -> bool:
     """Whether the private operator is there and agrees with torch, gradients included."""
     if not torch.backends.mkldnn.is_available():
         return False
