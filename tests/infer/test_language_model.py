@@ -243,11 +243,35 @@ def test_angles_of_a_half_precision_model_are_computed_from_full_precision_frequ
     torch.testing.assert_close(angles.frequencies, 1.0 / 10_000.0**exponent)
 
 
-def test_int8_and_invariant_mode_are_refused_as_not_built(tmp_path):
-    with pytest.raises(Unsupported, match="int8"):
-        load(tmp_path, weights="int8")
-    with pytest.raises(Unsupported, match="invariant"):
-        load(tmp_path, invariant=True)
+def test_a_model_is_loaded_in_the_invariant_mode(tmp_path):
+    save(LanguageModel(transformer(), tokenizer=TOKENIZER), tmp_path / "out")
+    model = load(tmp_path / "out", invariant=True)
+    prompts = ["def", "return x", "import os"]
+    together = model.generate(prompts, seed=1, max_new_tokens=6)
+    alone = [model.generate(prompt, seed=1, max_new_tokens=6)[0] for prompt in prompts]
+    assert [(c.token_ids, c.logprobs) for c in together] == [(c.token_ids, c.logprobs) for c in alone]
+    pairs = [("def", " f"), ("return x", " + y"), ("import", " os")]
+    assert model.loglikelihood(pairs) == [model.loglikelihood([pair])[0] for pair in pairs]
+    assert model.rolling(["def f", "x"]) == [model.rolling(["def f"])[0], model.rolling(["x"])[0]]
+
+
+def test_the_invariant_mode_is_refused_where_it_does_not_hold(tmp_path):
+    save(LanguageModel(transformer(), tokenizer=TOKENIZER), tmp_path / "out")
+    with pytest.raises(Unsupported, match="float32"):
+        load(tmp_path / "out", dtype="float64", invariant=True)
+
+
+def test_guessing_ahead_changes_no_token(tmp_path):
+    save(LanguageModel(transformer(), tokenizer=TOKENIZER), tmp_path / "out")
+    plain = load(tmp_path / "out").generate("def def def", seed=3, max_new_tokens=9)[0]
+    for draft in ("prompt-lookup", tmp_path / "out"):
+        assert load(tmp_path / "out", draft=draft).generate("def def def", seed=3, max_new_tokens=9)[0].token_ids == plain.token_ids
+    save(LanguageModel(ngram(), tokenizer=TOKENIZER), tmp_path / "other")
+    with pytest.raises(Unsupported, match="draft model must be a decoder"):
+        load(tmp_path / "out", draft=tmp_path / "other")
+
+
+def test_an_unknown_scheme_of_weights_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="weights"):
         load(tmp_path, weights="int4")
 

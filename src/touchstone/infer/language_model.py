@@ -20,17 +20,29 @@ from touchstone.infer.finding import FilledMask, SpanAnswer, answer_question, fi
 from touchstone.infer.generation_config import generation_defaults
 from touchstone.infer.labelling import Classification, Tagging, Text, classify_rows, encode_text, tag_texts
 from touchstone.infer.locate import locate_model
+from touchstone.infer.packed import can_pack
 from touchstone.infer.reading import Row, check_whole, read_hidden, reading_length, several, several_texts
 from touchstone.infer.request import Completion, Confidence, Request, Sampling, TokenEvent
 from touchstone.infer.runner import LanguageCore
-from touchstone.infer.score import LogLikelihood, Rolling, encode_pair, encode_source_pair, loglikelihood, rolling_token_logprobs
+from touchstone.infer.score import (
+    MAX_TOKENS,
+    LogLikelihood,
+    Rolling,
+    encode_pair,
+    encode_source_pair,
+    loglikelihood,
+    rolling_token_logprobs,
+)
+from touchstone.infer.speculative import Drafter, DraftModel, PromptLookup
 from touchstone.models.card import Card
 from touchstone.models.checkpoint import FolderNotes, SavedModel, load_model, save_model
 from touchstone.models.heads import ClassifyHead, MaskedLmHead, SpanHead, TagHead, pool
 from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel, NgramSpec
 from touchstone.models.spec import ModelSpec
+from touchstone.models.transformer import Decoder
 from touchstone.models.weights import weights_hash
+from touchstone.nn.steady import make_steady
 from touchstone.runtime import Runtime, choose_runtime
 from touchstone.text.tokenizer import Tokenizer
 
@@ -57,6 +69,8 @@ class LanguageModel:
     generation_config: contents of the model's `generation_config.json`; `unused_settings` lists what in it has no effect, and why.
     runtime: device and number type as they were chosen, with the reasons; None = wherever the network is.
     notes: what the folder it was loaded from left out, and why.
+    invariant: what a request gets is the same to the last bit whatever runs beside it; raises Unsupported where that cannot be had.
+    draft: guesses ahead while completions are written, which changes no token: a smaller model of the same tokens, or "prompt-lookup".
     """
 
     def __init__(
@@ -68,8 +82,14 @@ class LanguageModel:
         generation_config: Mapping[str, Any] | None = None,
         runtime: Runtime | None = None,
         notes: FolderNotes | None = None,
+        invariant: bool = False,
+        draft: "LanguageModel | str | None" = None,
     ) -> None:
         self.net = net
+        self.invariant = invariant
+        self._drafter = _drafter(draft, net)
+        if invariant and isinstance(net, LanguageNet):
+            make_steady(net)
         self.tokenizer = tokenizer
         self.card = card if card is not None else Card()
         self.generation_config = dict(generation_config or {})
@@ -128,6 +148,8 @@ class LanguageModel:
                 defaults=self._defaults.sampling,
                 decoder_start_id=self._defaults.decoder_start_id,
                 calibrated=self._calibrated,
+                drafter=self._drafter,
+                invariant=self.invariant,
             )
         return self._engine
 
@@ -151,7 +173,9 @@ class LanguageModel:
         encoded = [self._pair(place, pair) for place, pair in enumerate(given)]
         self._settle_calibration()
         start = self._defaults.decoder_start_id
-        results = loglikelihood(self.net, encoded, decoder_start_id=start, calibrated=self._calibrated)
+        results = loglikelihood(
+            self.net, encoded, decoder_start_id=start, calibrated=self._calibrated, max_tokens=self._max_scored_together
+        )
         return [replace(result, confidence_reason=self._no_confidence) for result in results]
 
     def rolling(self, texts: Sequence[str | TokenIds], stride: int | None = None) -> list[Rolling]:
@@ -167,7 +191,7 @@ class LanguageModel:
             raise ConfigError("Scoring a whole text needs a beginning- or end-of-text token before it, and this model has neither.")
         ids = [self._encoded(text, place) for place, text in enumerate(texts)]
         n_bytes = [len(text.encode()) if isinstance(text, str) else None for text in texts]
-        logprobs = rolling_token_logprobs(self.net, ids, prefix_id=prefix_id, stride=stride)
+        logprobs = rolling_token_logprobs(self.net, ids, prefix_id=prefix_id, stride=stride, max_tokens=self._max_scored_together)
         return [Rolling(float(values.sum()), tuple(values.tolist()), n) for values, n in zip(logprobs, n_bytes, strict=True)]
 
     def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "N D"]:
@@ -262,6 +286,10 @@ class LanguageModel:
         return weights_hash(self.net.state_dict())
 
     @property
+    def _max_scored_together(self) -> int:
+        return 0 if self.invariant else MAX_TOKENS
+
+    @property
     def _numeric_scheme(self) -> str:
         dtype = torch.float64 if isinstance(self.net, NgramModel) else self.net.embed.weight.dtype
         return str(dtype).removeprefix("torch.")
@@ -339,19 +367,24 @@ def load(
     dtype: str = "auto",
     weights: Literal["int8"] | None = None,
     invariant: bool = False,
+    draft: str | os.PathLike[str] | None = None,
 ) -> LanguageModel:
     """Open a model: a Hugging Face folder, a run folder or its `model/`, or a name in the local Hugging Face cache.
 
     Nothing is downloaded and nothing in the folder is executed. The model's `runtime` says which device and number type were chosen
-    and why. weights="int8" and invariant=True raise Unsupported: the engine that has them is not built yet.
+    and why. weights="int8" raises Unsupported: the engine that has it is not built yet.
+    invariant: tokens and log-probabilities are the same to the last bit whatever runs beside a request; in float32 on a CPU. On a machine
+        or for a model where that cannot be promised, Unsupported is raised.
+    draft: "prompt-lookup", or the folder of a smaller model of the same tokens, to guess ahead; no token is changed by it.
     """
     if weights is not None:
         if weights != "int8":
             raise ConfigError(f"`weights` must be None (as stored) or 'int8', not {weights!r}.")
         raise Unsupported("`weights='int8'` needs the int8 engine, which is not built yet; load the weights as stored.")
-    if invariant:
-        raise Unsupported("`invariant=True` needs the batch-invariant engine, which is not built yet; load without it.")
     loaded = load_model(locate_model(folder))
+    drafting = draft if draft is None or draft == "prompt-lookup" else load(draft, device, dtype)
+    if invariant:
+        device, dtype = (asked if asked != "auto" else steady for asked, steady in ((device, "cpu"), (dtype, "float32")))
     return LanguageModel(
         loaded.net,
         tokenizer=loaded.tokenizer,
@@ -359,6 +392,8 @@ def load(
         generation_config=loaded.generation_config,
         runtime=_place(loaded.net, device, dtype),
         notes=loaded.extra,
+        invariant=invariant,
+        draft=drafting,
     )
 
 
@@ -395,3 +430,15 @@ def _shorter(a: int | None, b: int | None) -> int | None:
 
 def _is_token_ids(prompts: Any) -> bool:
     return isinstance(prompts, Sequence) and len(prompts) > 0 and isinstance(prompts[0], int)
+
+
+def _drafter(draft: "LanguageModel | str | None", net: LanguageCore) -> Drafter | None:
+    if draft is None:
+        return None
+    if isinstance(draft, str):
+        if draft != "prompt-lookup":
+            raise ConfigError(f"`draft` must be a model or 'prompt-lookup', not {draft!r}.")
+        return PromptLookup()
+    if not isinstance(draft.net, Decoder) or not can_pack(draft.net):
+        raise Unsupported("The draft model must be a decoder: only that guesses token after token.")
+    return DraftModel(draft.net, net.spec.vocab_size)

@@ -142,6 +142,7 @@ def loglikelihood(
     """Score token-id continuations after their contexts; a context that does not fit loses its oldest tokens.
 
     decoder_start_id: what the decoder of an encoder-decoder begins with; its contexts are sources.
+    max_tokens: padded tokens of one forward pass; 0 = every pair alone.
     Raises ConfigError if a context or continuation is empty, or a continuation alone is longer than the model's context; Unsupported for
     a network that predicts no next token.
     """
@@ -310,7 +311,8 @@ def _chunks(core: LanguageCore, spans: Sequence[_Span], max_tokens: int) -> Iter
 def _padded_chunks(net: LanguageNet, spans: Sequence[_Span], max_tokens: int) -> Iterator[LogitsChunk]:
     """Right-padded batches. No mask: padding comes after every token that is scored, where a causal model does not look."""
     lengths = np.array([span.n_tokens for span in spans], dtype=np.int64)
-    for group in group_by_token_budget(lengths, max(max_tokens, lengths.max(initial=0))):
+    together = group_by_token_budget(lengths, max(max_tokens, lengths.max(initial=0))) if max_tokens else [[n] for n in range(len(spans))]
+    for group in together:
         batch = [spans[index] for index in group]
         hidden = _read(net, [span.inputs for span in batch], None, [span.source for span in batch if span.source is not None])
         yield from _head_chunks(net, hidden, batch, 0)
