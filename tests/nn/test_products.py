@@ -62,7 +62,7 @@ def test_the_choice_is_measured():
 @needs_onednn
 @pytest.mark.parametrize(("gain", "name"), [(1.5, "onednn"), (1.05, "torch"), (0.5, "torch")])
 def test_only_a_clear_gain_is_taken_and_the_reason_names_it(gain, name, monkeypatch):
-    monkeypatch.setattr(products, "_gain", lambda: gain)
+    monkeypatch.setattr(products, "_gain", lambda works: gain)
     choice = choose_product()
     assert (choice.name, choice.gain) == (name, gain)
     assert f"{gain:.2f} times" in choice.reason

@@ -39,9 +39,12 @@ from touchstone.models.checkpoint import FolderNotes, SavedModel, load_model, sa
 from touchstone.models.heads import ClassifyHead, MaskedLmHead, SpanHead, TagHead, pool
 from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel, NgramSpec
+from touchstone.models.quantized import is_int8, numeric_scheme, quantize
 from touchstone.models.spec import ModelSpec
 from touchstone.models.transformer import Decoder
 from touchstone.models.weights import weights_hash
+from touchstone.nn.int8 import choose_int8_product, use_int8_product
+from touchstone.nn.products import choose_product, use_product
 from touchstone.nn.steady import make_steady
 from touchstone.runtime import Runtime, choose_runtime
 from touchstone.text.tokenizer import Tokenizer
@@ -291,8 +294,7 @@ class LanguageModel:
 
     @property
     def _numeric_scheme(self) -> str:
-        dtype = torch.float64 if isinstance(self.net, NgramModel) else self.net.embed.weight.dtype
-        return str(dtype).removeprefix("torch.")
+        return "float64" if isinstance(self.net, NgramModel) else numeric_scheme(self.net)
 
     def _explained(self, completion: Completion) -> Completion:
         return replace(completion, confidence_reason=self._no_confidence)
@@ -372,25 +374,25 @@ def load(
     """Open a model: a Hugging Face folder, a run folder or its `model/`, or a name in the local Hugging Face cache.
 
     Nothing is downloaded and nothing in the folder is executed. The model's `runtime` says which device and number type were chosen
-    and why. weights="int8" raises Unsupported: the engine that has it is not built yet.
+    and why.
+    weights: "int8" = 8-bit products and tables, the rest in float32, on a CPU (`touchstone.models.quantized`); None = as stored.
     invariant: tokens and log-probabilities are the same to the last bit whatever runs beside a request; in float32 on a CPU. On a machine
         or for a model where that cannot be promised, Unsupported is raised.
     draft: "prompt-lookup", or the folder of a smaller model of the same tokens, to guess ahead; no token is changed by it.
     """
-    if weights is not None:
-        if weights != "int8":
-            raise ConfigError(f"`weights` must be None (as stored) or 'int8', not {weights!r}.")
-        raise Unsupported("`weights='int8'` needs the int8 engine, which is not built yet; load the weights as stored.")
+    if weights not in (None, "int8"):
+        raise ConfigError(f"`weights` must be None (as stored) or 'int8', not {weights!r}.")
     loaded = load_model(locate_model(folder))
     drafting = draft if draft is None or draft == "prompt-lookup" else load(draft, device, dtype)
     if invariant:
         device, dtype = (asked if asked != "auto" else steady for asked, steady in ((device, "cpu"), (dtype, "float32")))
+    scores = loaded.card.scores if weights is None or is_int8(loaded.net) else ()  # they were measured in another number type
     return LanguageModel(
         loaded.net,
         tokenizer=loaded.tokenizer,
-        card=loaded.card,
+        card=loaded.card.replace(scores=scores),
         generation_config=loaded.generation_config,
-        runtime=_place(loaded.net, device, dtype),
+        runtime=_place(loaded.net, device, dtype, weights),
         notes=loaded.extra,
         invariant=invariant,
         draft=drafting,
@@ -404,15 +406,33 @@ def save(model: LanguageModel, folder: str | os.PathLike[str]) -> SavedModel:
     )
 
 
-def _place(net: LanguageCore, device: str, dtype: str) -> Runtime:
+def _place(net: LanguageCore, device: str, dtype: str, weights: Literal["int8"] | None) -> Runtime:
     """Move a network where it will run. An n-gram model is counts in numpy: it stays on the CPU and scores in fp64."""
     if isinstance(net, NgramModel):
+        if weights is not None:
+            raise Unsupported("An n-gram model has counts and no products to compute in int8; leave `weights` out.")
         if device not in ("auto", "cpu") or dtype not in ("auto", "float64"):
             raise Unsupported(f"An n-gram model runs on the cpu in float64 only, not on {device} in {dtype}; leave both at auto.")
         return choose_runtime("cpu", "float64")
+    if weights == "int8" or is_int8(net):
+        return _place_int8(net, device, dtype)
     runtime = choose_runtime(device, dtype)
     net.to(device=runtime.device, dtype=runtime.dtype).eval()
-    return runtime
+    if runtime.device.type != "cpu" or runtime.dtype != torch.float32:
+        return runtime
+    product = choose_product(net)
+    use_product(net, product.name)
+    return replace(runtime, reasons={**runtime.reasons, "product": f"{product.name}: {product.reason}."})
+
+
+def _place_int8(net: LanguageNet, device: str, dtype: str) -> Runtime:
+    if device not in ("auto", "cpu") or dtype not in ("auto", "float32"):
+        raise Unsupported(f"A model in int8 runs on the cpu, the rest of it in float32, not on {device} in {dtype}; leave both at auto.")
+    runtime = choose_runtime("cpu", "float32")
+    choice = choose_int8_product()
+    use_int8_product(net if is_int8(net) else quantize(net), choice.one_row, choice.more_rows)
+    net.eval()
+    return replace(runtime, reasons={**runtime.reasons, "weights": f"{choice.reason}."})
 
 
 def _requests(prompts: Prompt | Sequence[Prompt], sampling: Mapping[str, Any]) -> list[Request]:

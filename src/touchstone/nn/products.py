@@ -33,6 +33,11 @@ ProductName = Literal["torch", "onednn"]
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 _SHAPES = ((1024, 192, 768), (16, 768, 768), (1024, 192, 4096))  # (rows, in, out): training, decoding and head products of small models
+_DECODED_ROWS = (1, 8)
+_MAX_MEASURED = 2**25  # weights, 128 MB: more than most caches hold
+_MAX_TRIES = 5
+_SECONDS = 0.15  # for each number of rows, twice through all weights in any case
+_WIDEST = 2**16
 _MIN_GAIN = 1.1  # below this the difference is noise, and torch's product is the known one
 
 
@@ -63,11 +68,15 @@ class ProductChoice:
     reason: str
 
 
-def choose_product() -> ProductChoice:
-    """Measure both products on this machine, a few milliseconds each, with the threads that are set now."""
+def choose_product(net: nn.Module | None = None) -> ProductChoice:
+    """Measure both products on this machine, a few milliseconds each, with the threads that are set now.
+
+    net: whose weights are multiplied, by one row and by a few, as when it decodes: each weight comes from memory, not from a cache. None =
+        products of a small model's training.
+    """
     if not onednn_works():
         return ProductChoice("torch", None, "oneDNN's fp32 product is not to be had in this build of torch")
-    gain = _gain()
+    gain = _gain(_training_works() if net is None else _decoding_works(net))
     if gain < _MIN_GAIN:
         return ProductChoice("torch", gain, f"oneDNN's fp32 products measured {gain:.2f} times the speed of torch's: no gain")
     return ProductChoice("onednn", gain, f"oneDNN's fp32 products measured {gain:.2f} times the speed of torch's")
@@ -129,17 +138,36 @@ def onednn_works() -> bool:
         return False
 
 
+_Work = list[tuple[Tensor, Tensor]]  # products to be timed as one: inputs and weight of each
+
+
+def _training_works() -> list[_Work]:
+    return [[(torch.randn(n_rows, d_in), torch.randn(d_out, d_in))] for n_rows, d_in, d_out in _SHAPES]
+
+
+def _decoding_works(net: nn.Module) -> list[_Work]:
+    weights = [w.detach() for w in net.parameters() if w.ndim == 2 and w.shape[1] <= _WIDEST]
+    kept, n = [], 0
+    for weight in weights:
+        kept += [weight] if n < _MAX_MEASURED else []
+        n += weight.numel()
+    return [[(torch.randn(n_rows, weight.shape[1]), weight) for weight in kept] for n_rows in _DECODED_ROWS]
+
+
 @torch.inference_mode()
-def _gain() -> float:
-    """The geometric mean over the shapes of torch's time divided by oneDNN's; the best of several interleaved tries each."""
+def _gain(works: list[_Work]) -> float:
+    """The geometric mean over the works of torch's time divided by oneDNN's; of each product the best of several interleaved tries."""
     gains = []
-    for n_rows, d_in, d_out in _SHAPES:
-        x, weight = torch.randn(n_rows, d_in), torch.randn(d_out, d_in)
-        best = dict.fromkeys(_PRODUCTS, float("inf"))
-        for _ in range(5):
+    for work in works:
+        best = {name: [float("inf")] * len(work) for name in _PRODUCTS}
+        begun = time.perf_counter()
+        for n_tries in range(_MAX_TRIES):
             for name, product in _PRODUCTS.items():
-                start = time.perf_counter()
-                product(x, weight, None)
-                best[name] = min(best[name], time.perf_counter() - start)
-        gains.append(best["torch"] / best["onednn"])
+                for place, (x, weight) in enumerate(work):  # one after the other: a weight that was just used would come from a cache
+                    start = time.perf_counter()
+                    product(x, weight, None)
+                    best[name][place] = min(best[name][place], time.perf_counter() - start)
+            if n_tries and time.perf_counter() - begun > _SECONDS:
+                break
+        gains.append(sum(best["torch"]) / sum(best["onednn"]) if work else 1.0)
     return float(torch.tensor(gains).log().mean().exp())
