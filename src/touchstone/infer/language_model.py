@@ -203,7 +203,7 @@ class LanguageModel:
         truncate: leave out what is longer than the model reads; else such a text is an error.
         """
         net = self._need("encode")
-        settings, tokenizer = self.card.pooling, self._need_tokenizer()
+        settings, tokenizer = self.card.pooling, self.need_tokenizer()
         longest = _shorter(reading_length(net), settings.max_seq_len if settings else None)
         rows = [Row.of(encode_text(tokenizer, text, longest if truncate else None), net) for text in several_texts(texts, "encode")]
         if (long := [n for n, row in enumerate(rows) if longest is not None and len(row.token_ids) > longest]) and longest is not None:
@@ -220,7 +220,7 @@ class LanguageModel:
 
         truncate: leave out what is longer than the model reads, of a pair from the longer text; else such a text is an error.
         """
-        net, tokenizer = self._need("classify"), self._need_tokenizer()
+        net, tokenizer = self._need("classify"), self.need_tokenizer()
         given, longest = several_texts(texts, "classify", "texts or pairs"), reading_length(net) if truncate else None
         encoded = [encode_text(tokenizer, text, longest) for text in given]
         found = classify_rows(net, [Row.of(each, net) for each in encoded], self.labels, [each.n_cut for each in encoded])
@@ -234,14 +234,14 @@ class LanguageModel:
         """
         net = self._need("tag")
         check_whole("stride", stride, 0)
-        return tag_texts(net, self._need_tokenizer(), several_texts(texts, "tag"), self.labels, stride)
+        return tag_texts(net, self.need_tokenizer(), several_texts(texts, "tag"), self.labels, stride)
 
     def span(self, pairs: Sequence[tuple[str, str]], *, n_best: int = 1, max_tokens: int = 30, stride: int = 128) -> list[list[SpanAnswer]]:
         """For each (question, context) the n_best stretches of the context that answer it, best first; a context of any length.
 
         max_tokens: of the longest answer. stride: tokens in common of the windows in which a long context is read.
         """
-        net, tokenizer = self._need("span"), self._need_tokenizer()
+        net, tokenizer = self._need("span"), self.need_tokenizer()
         given = several_texts(pairs, "span", "pairs")
         settings = {"n_best": n_best, "max_tokens": max_tokens, "stride": stride}
         for name, value in settings.items():
@@ -252,7 +252,7 @@ class LanguageModel:
         """For each text the likeliest tokens of every mask in it, such as `[MASK]`, in order."""
         net = self._need("fill_mask")
         check_whole("top_k", top_k, 1)
-        return fill_masks(net, self._need_tokenizer(), several_texts(texts, "fill_mask"), top_k, reading_length(net))
+        return fill_masks(net, self.need_tokenizer(), several_texts(texts, "fill_mask"), top_k, reading_length(net))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -308,7 +308,7 @@ class LanguageModel:
         if not isinstance(context, str):
             return self._encoded(context, place), self._encoded(continuation, place)
         assert isinstance(continuation, str)
-        tokenizer = self._need_tokenizer()
+        tokenizer = self.need_tokenizer()
         try:
             if self._reads_sources:
                 return encode_source_pair(tokenizer, context, continuation)
@@ -320,13 +320,13 @@ class LanguageModel:
         if isinstance(text, bytes) or not isinstance(text, Sequence):
             raise ConfigError(f"Text {place} is a {type(text).__name__}; give text or a list of token ids.")
         if isinstance(text, str):
-            return self._need_tokenizer().encode(text)
+            return self.need_tokenizer().encode(text)
         wrong = next((id for id in text if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < self.spec.vocab_size), None)
         if wrong is not None:
             raise ConfigError(f"Text {place} holds {wrong!r}; the model's token ids are 0 to {self.spec.vocab_size - 1}.")
         return text
 
-    def _need_tokenizer(self) -> Tokenizer:
+    def need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise NoTokenizer("This model has no tokenizer, so text cannot be read; give token ids.")
         return self.tokenizer

@@ -224,6 +224,11 @@ class Tokenizer:
         """True if tokens are bytes, so that every text is spelled exactly and `token_bytes` is exact."""
         return "ByteLevel" in self._decoder_kinds
 
+    @property
+    def joins_bytes(self) -> bool:
+        """Whether decoded text is the tokens' bytes, joined; WordPiece sets spaces between them."""
+        return "WordPiece" not in self._decoder_kinds
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """The sha256 of tokenizer.json."""

@@ -1,0 +1,1 @@
+"""What is asked of a model, beyond its text: the form that an answer must have."""

@@ -1,0 +1,215 @@
+"""Constrained generation: answers that fit a JSON Schema, a regular expression, a Lark grammar or a list of choices.
+
+A constraint is a rule of sampling (`Sampling.constraint`): at every step it bans the tokens after which the text could no longer fit. So
+a completion that ends with "stop" fits; one that ends with "length" is the beginning of a text that fits. What llguidance does not
+support is refused, never ignored. JSON is written compactly, without spaces or newlines, so that a model cannot fill its tokens with them;
+properties come in the order of the schema.
+Source: llguidance (Microsoft, MIT); its parser follows Earley 1970 over lexemes with derivatives of regular expressions (Brzozowski 1964).
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import llguidance
+import numpy as np
+import torch
+from jaxtyping import Float
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from torch import Tensor
+
+from touchstone.errors import ConfigError, TouchstoneError, Unsupported
+from touchstone.infer.language_model import LanguageModel
+from touchstone.infer.request import Request, RuleFactory
+from touchstone.prompt.formats import rewritten
+from touchstone.prompt.schema import check_schema, place_of
+from touchstone.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+__all__ = ["Constrainer", "GrammarRule"]
+
+MAX_CHARS = 500_000  # of a schema or grammar
+MAX_NESTING = 200  # brackets inside brackets, in any of them
+MAX_CHOICES = 10_000
+MAX_COMPILED = 64  # grammars that are kept for the next request
+MAX_TOKEN_IDS = 2**24
+
+# llguidance's own budgets, about a second to compile and some tens of milliseconds a step (50k and 14k units of fuel a millisecond)
+_LIMITS = llguidance.LLParserLimits(
+    initial_lexer_fuel=20_000_000,
+    step_lexer_fuel=500_000,
+    step_max_items=100_000,
+    max_lexer_states=100_000,
+    max_grammar_size=500_000,
+)
+_COMPACT: "JsonCompileOptions" = {"lenient": False, "coerce_one_of": False, "whitespace_flexible": False}
+
+
+class Constrainer:
+    """Makes constraints for the models that write with one tokenizer.
+
+    eos_ids: the tokens that end a completion; allowed exactly where the grammar may end. vocab_size: rows of the model's scores, those that
+    no token belongs to included.
+    Raises Unsupported for a tokenizer whose tokens do not join to the text as they are (WordPiece).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: Collection[int], vocab_size: int) -> None:
+        if not tokenizer.joins_bytes:
+            raise Unsupported("This tokenizer sets spaces between its tokens as it decodes, so a grammar cannot tell what a token writes.")
+        self._tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(tokenizer, eos_ids, vocab_size)), slices=None)
+        self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> "Constrainer":
+        """For one model; raises NoTokenizer if it has none."""
+        return cls(model.need_tokenizer(), model.eos_ids, model.spec.vocab_size)
+
+    def json_schema(self, schema: str | Mapping[str, Any] | bool) -> RuleFactory:
+        """A JSON value that the schema (draft 2020-12, as text or read) accepts.
+
+        Raises ConfigError for what is no schema, cannot be met or is too large, naming the place; Unsupported for a keyword or a form of
+        one that cannot be guaranteed.
+        """
+        read = check_schema(schema, max_chars=MAX_CHARS, max_nesting=MAX_NESTING)
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(rewritten(read)), overrides=_COMPACT)
+        return self._factory(grammar, "The schema", read)
+
+    def json_object(self) -> RuleFactory:
+        """Any JSON object."""
+        return self.json_schema({"type": "object"})
+
+    def regex(self, pattern: str) -> RuleFactory:
+        """A text that matches the whole pattern (Rust's syntax: no look-around, no references back)."""
+        _check_text(pattern, "pattern")
+        return self._factory(llguidance.LLMatcher.grammar_from_regex(pattern), "The pattern")
+
+    def grammar(self, lark: str) -> RuleFactory:
+        """A text of the language of a Lark grammar, whose first rule is `start`."""
+        _check_text(lark, "grammar")
+        return self._factory(llguidance.LLMatcher.grammar_from_lark(lark), "The grammar")
+
+    def choice(self, choices: Sequence[str]) -> RuleFactory:
+        """One of these texts."""
+        if isinstance(choices, str) or not choices or not all(isinstance(choice, str) and choice for choice in choices):
+            raise ConfigError("`choice` takes one text or more, none of them empty.")
+        if len(choices) > MAX_CHOICES:
+            raise ConfigError(f"`choice` takes at most {MAX_CHOICES} texts, not {len(choices)}.")
+        lark = "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
+        if len(lark) > MAX_CHARS:
+            raise ConfigError(f"The choices have {len(lark):,} characters; at most {MAX_CHARS:,} are read.")
+        return self._factory(llguidance.LLMatcher.grammar_from_lark(lark), "The list of choices")
+
+    def _factory(self, grammar: str, name: str, schema: Any = None) -> RuleFactory:
+        compiled = self._compiled.pop(grammar, None)
+        if compiled is None:
+            compiled = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=_LIMITS)
+            if compiled.is_error():
+                raise _refusal(compiled.get_error(), name, schema)
+            bits = allocate_token_bitmask(1, self._tokens.vocab_size)
+            fill_next_token_bitmask(compiled, bits)
+            if compiled.is_error():
+                raise _refusal(compiled.get_error(), name, schema)
+            if not bits.any():
+                raise ConfigError(f"{name} accepts nothing: no token can be its first.")
+        self._compiled[grammar] = compiled
+        while len(self._compiled) > MAX_COMPILED:
+            self._compiled.popitem(last=False)
+
+        def rule(request: Request) -> GrammarRule:
+            return GrammarRule(compiled.deep_copy(), self._tokens.vocab_size)
+
+        return rule
+
+
+class GrammarRule:
+    """A sampling rule that bans every token after which the text could not fit the grammar any more."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, n_tokens: int) -> None:
+        self._matcher = matcher
+        self._bits = allocate_token_bitmask(1, n_tokens)
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the text is complete and nothing can follow."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the text as it is fits."""
+        return bool(self._matcher.is_accepting())
+
+    def apply(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+        fill_next_token_bitmask(self._matcher, self._bits)
+        self._check()
+        allowed = np.unpackbits(self._bits[0].view(np.uint8), bitorder="little", count=len(logits)).view(bool)
+        return logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
+
+    def accept(self, token_id: int) -> None:
+        self._matcher.consume_token(token_id)
+        self._check()
+
+    def rollback(self, n: int) -> None:
+        self._matcher.rollback(n)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise TouchstoneError(f"The constraint cannot be followed further: {_first_line(self._matcher.get_error())}")
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer: the bytes of every token; rows without a token have none, and are never allowed."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: Collection[int], vocab_size: int) -> None:
+        ends = sorted(set(eos_ids))
+        special = {*tokenizer.special_ids, *ends}
+        rows = range(min(vocab_size, MAX_TOKEN_IDS))
+        self.tokens = [_marked(id) if id in special else tokenizer.token_bytes(id) for id in rows]
+        if not ends:  # llguidance needs an end: a row more, which no model can choose
+            ends = [len(self.tokens)]
+            self.tokens.append(_marked(ends[0]))
+        self.special_token_ids = sorted({id for id in special if id < len(self.tokens)} | set(ends))
+        self.eos_token_id = ends[0] if len(ends) == 1 else ends
+        self.bos_token_id = tokenizer.bos_id
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: str) -> list[int]:
+        return self._encode(text)
+
+
+def _marked(token_id: int) -> bytes:
+    """Bytes that no text has, for a token that is no text."""
+    return b"\xff<%d>" % token_id
+
+
+def _check_text(text: str, name: str) -> None:
+    if not isinstance(text, str) or not text:
+        raise ConfigError(f"The {name} must be text, and not empty.")
+    if len(text) > MAX_CHARS:
+        raise ConfigError(f"The {name} has {len(text):,} characters; at most {MAX_CHARS:,} are read.")
+    depth = deepest = 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        raise ConfigError(f"The {name} has brackets {deepest} deep; at most {MAX_NESTING} are read.")
+
+
+def _refusal(message: str, name: str, schema: Any) -> TouchstoneError:
+    """What llguidance says, with the place in the schema if it names a keyword."""
+    line = _first_line(message)
+    unsupported = "Unimplemented keys" in message or "not supported" in message or "Unknown format" in message
+    where = place_of(line, schema) if schema is not None else None
+    kind: type[TouchstoneError] = Unsupported if unsupported else ConfigError
+    return kind(f"{name} cannot be used{f' (at {where})' if where else ''}: {line}")
+
+
+def _first_line(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    text = lines[0] if lines else "no reason given"
+    if text.endswith(":") and len(lines) > 1:  # a regular expression's error tells what is wrong in its last line
+        text = f"{text} {lines[-1]}"
+    return text if len(text) < 300 else text[:297] + "…"
