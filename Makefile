@@ -8,6 +8,10 @@ TORCH ?= torch==2.13.0
 CONFORMANCE ?= .venv-conformance
 CONFORMANCE_PACKAGES := tests/conformance/requirements.txt
 
+# The engines that `make bench-infer` runs beside ours, each in an environment of its own, and what makes the models for all of them.
+PEERS := .venv-peers
+PEER_NAMES := models transformers ctranslate2 onnxruntime llama-cpp
+
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
 
@@ -18,7 +22,7 @@ endif
 export TOUCHSTONE_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test prove conformance browser-test bench-train clean
+.PHONY: help install quickstart check test prove conformance browser-test bench-train bench-infer clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,8 +53,11 @@ browser-test: $(VENV)/.dev ## pages and reports in headless Chromium
 bench-train: $(VENV)/.dev ## training speed beside a plain PyTorch loop and the Hugging Face Trainer
 	$(PY) -m touchstone.bench.speed train
 
+bench-infer: $(VENV)/.dev $(PEER_NAMES:%=$(PEERS)/%/.packages) ## inference speed beside transformers, CTranslate2, onnxruntime and llama.cpp
+	$(PY) -m touchstone.bench.inference $(ARGS)
+
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) $(CONFORMANCE) .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	rm -rf $(VENV) $(CONFORMANCE) $(PEERS) .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
 
 # Stamps: an environment is renewed when what it is made from changes.
 $(VENV)/.python:
@@ -71,3 +78,18 @@ $(CONFORMANCE)/.packages: $(VENV)/.python pyproject.toml constraints.txt $(CONFO
 	$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)" \
 		--editable ".[dev]" --requirement $(CONFORMANCE_PACKAGES)
 	@touch $@
+
+$(PEERS)/models/.packages $(PEERS)/transformers/.packages: PEER_TORCH := "$(TORCH)"
+$(PEERS)/models/.packages: $(wildcard bench/peers/requirements-*.txt)
+$(PEERS)/%/.packages: bench/peers/requirements-%.txt | $(VENV)/.python
+	$(PY) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PEER_TORCH) --requirement $<
+	@touch $@
+
+# Built from source: where that fails, the benchmark says so and runs without it.
+$(PEERS)/llama-cpp/.packages: bench/peers/requirements-llama-cpp.txt | $(VENV)/.python
+	$(PY) -m venv --clear $(@D)
+	@echo "building llama.cpp for this processor, a quarter of an hour; what it says is in $(@D).log"
+	@CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(@D)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
+		--requirement $< >$(@D).log 2>&1 && touch $@ || { \
+		echo "make: llama.cpp could not be built and is LEFT OUT; the end of $(@D).log:" >&2; tail -n 5 $(@D).log >&2; rm -rf $(@D); }

@@ -70,18 +70,21 @@ def test_an_alternative_ends_with_its_line(model_folder, monkeypatch):
     x, newline, y = (model.tokenizer.encode(text)[0] for text in ("x", "\n", "y"))
     nexts = {x: newline, newline: y, y: x}
 
+    last = 0
+
     def head(hidden):
         logits = torch.zeros(*hidden.shape[:-1], model.spec.vocab_size)
-        logits[..., nexts[model.net.last]] = 9.0
+        logits[..., nexts[last]] = 9.0
         return logits
 
-    plain_body = model.net.body
+    plain_embed = model.net.embed.forward
 
-    def body(token_ids, **named):
-        model.net.last = int(token_ids[0, -1])
-        return plain_body(token_ids, **named)
+    def embed(token_ids):
+        nonlocal last
+        last = int(token_ids.flatten()[-1])
+        return plain_embed(token_ids)
 
-    monkeypatch.setattr(model.net, "body", body)
+    monkeypatch.setattr(model.net.embed, "forward", embed)
     monkeypatch.setattr(model.net, "head", head)
     found, _ = alternatives(model, "y", n=1, max_new_tokens=7, n_lines=1)
     assert found[0].text == "x"

@@ -144,6 +144,14 @@ def test_guesses_and_beams_keep_to_the_grammar(model, constrainer):
         assert re.fullmatch("(ab|cd){3}[0-9]", completion.text)
 
 
+def test_several_end_tokens_are_all_allowed_where_the_text_may_end(model):
+    ends = [model.tokenizer.eos_id, model.tokenizer.pad_id]
+    rule = Constrainer(model.tokenizer, ends, model.spec.vocab_size).regex("a+")(REQUEST)
+    assert torch.isinf(rule.apply(torch.zeros(model.spec.vocab_size))[ends]).all()
+    rule.accept(model.tokenizer.encode("a")[0])
+    assert torch.isfinite(rule.apply(torch.zeros(model.spec.vocab_size))[ends]).all()
+
+
 def test_a_model_without_an_end_token_stops_where_nothing_can_follow(model):
     factory = Constrainer(model.tokenizer, (), model.spec.vocab_size).regex("[ab]{3}")
     engine = Engine(model.net, model.tokenizer)

@@ -182,7 +182,8 @@ token of held-out stories, marks and sentinels left out, beside those of the tok
 ## Translation
 
 Multi30k, English to German: 8,000 captions to learn from, without near-copies of the 1,014 of `val` to judge by; `--minutes
-{MINUTES:g}`; the Transformer {" ".join(TRANSLATORS["transformer-base"])}. Word by word is each word's likeliest partner by IBM's first model. Asked for: above that, and at least {LEAST_BLEU:g}.
+{MINUTES:g}`; the Transformer {" ".join(TRANSLATORS["transformer-base"])}.
+Word by word is each word's likeliest partner by IBM's first model. Asked for: above that, and at least {LEAST_BLEU:g}.
 
 {sections["translation"]}
 """

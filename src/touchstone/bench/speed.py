@@ -5,22 +5,17 @@ what counts is the ratio within a round. Peers live in `bench/peers/` of the rep
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from touchstone.bench.engines import PEERS, EngineProcess, Spread, check_peers, our_ratio
 from touchstone.bench.machine import measure_matmul
-from touchstone.errors import MissingPackage, TouchstoneError
 from touchstone.report.terminal import Terminal
 from touchstone.runtime import available_cores, environment, set_threads
 
 __all__ = ["TRAIN_JOBS", "Engine", "compare_training", "main"]
-
-PEERS = Path(__file__).resolve().parents[3] / "bench" / "peers"
 
 
 @dataclass(frozen=True)
@@ -54,41 +49,24 @@ TRAIN_ENGINES = {
 
 
 class Engine:
-    """One engine in its own process, answering one JSON line with another."""
+    """One engine at one job."""
 
     def __init__(self, name: str, command: list[str], job: dict[str, Any]) -> None:
         self.name = name
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.facts = self._ask(job)
+        self._process = EngineProcess(name, command)
+        self.facts = self._process.ask(job)
 
     def run(self, units: int) -> float:
         """Seconds for so many units of work."""
-        return float(self._ask({"units": units})["seconds"])
+        return float(self._process.ask({"units": units})["seconds"])
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended: what it said on stderr is told below
-        for line in self._process.stdout:
-            if line.startswith("{"):  # libraries print notices of their own
-                answer: dict[str, Any] = json.loads(line)
-                return answer
-        said = self._process.communicate()[1].strip().splitlines()
-        raise TouchstoneError(f"The engine `{self.name}` ended: {said[-1] if said else 'it said nothing'}")
+        self._process.close()
 
 
 def compare_training(jobs: dict[str, TrainJob], *, rounds: int, terminal: Terminal) -> dict[str, Any]:
     """Tokens a second of every engine on every job, as medians over the rounds, and our ratio to each peer with its spread."""
-    if not PEERS.is_dir():
-        raise MissingPackage(f"The peers of the benchmark are in the repository only ({PEERS} is not there); run it from a clone.")
+    check_peers()
     n_threads = set_threads(available_cores())
     results = {name: _one_job(name, job, rounds, n_threads, terminal) for name, job in jobs.items()}
     return {"machine": environment(), "n_threads": n_threads, "rounds": rounds, "jobs": results}
@@ -120,17 +98,11 @@ def _one_job(name: str, job: TrainJob, rounds: int, n_threads: int, terminal: Te
                 "parameters": engine.facts["parameters"],
                 "tokens_per_s": job.n_tokens / statistics.median(seconds[engine.name]),
                 "fraction_of_peak": flops * job.n_tokens / statistics.median(seconds[engine.name]) / peak,
-                "our_ratio": _ratio(seconds[engine.name], seconds[ours.name]),
+                "our_ratio": our_ratio(seconds[engine.name], seconds[ours.name]),
             }
             for engine in engines
         },
     }
-
-
-def _ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:
-    """Their time over ours within each round: median, least and most."""
-    ratios = [them / us for them, us in zip(theirs, ours, strict=True)]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -147,14 +119,14 @@ def main(arguments: list[str] | None = None) -> None:
         terminal.result(results)
         return
     rows = [
-        [name, engine, f"{facts['tokens_per_s']:.0f}", f"{facts['fraction_of_peak']:.2f}", _spread(facts["our_ratio"])]
+        [name, engine, f"{facts['tokens_per_s']:.0f}", f"{facts['fraction_of_peak']:.2f}", _shown(facts["our_ratio"])]
         for name, result in results["jobs"].items()
         for engine, facts in result["engines"].items()
     ]
     terminal.table(["model", "engine", "tokens/s", "of matmul peak", "touchstone's ratio (min-max)"], rows)
 
 
-def _spread(ratio: dict[str, float]) -> str:
+def _shown(ratio: Spread) -> str:
     return f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
 
 

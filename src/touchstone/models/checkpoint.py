@@ -34,6 +34,7 @@ from touchstone.models.generation import check_generation, generation_from_confi
 from touchstone.models.heads import ClassifyHead, TagHead
 from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel, NgramSpec
+from touchstone.models.quantized import INT8_TYPE, fill_int8, hollow, int8_config, is_int8, read_int8_config
 from touchstone.models.sentence_folders import SentenceFolder, find_sentence_folder, sentence_files
 from touchstone.models.spec import ModelSpec, Stack
 from touchstone.models.transformer import KernelName
@@ -129,8 +130,8 @@ def save_model(
     """
     if not isinstance(net, LanguageNet | NgramModel):
         raise ConfigError(f"A model folder holds a network of ours or an n-gram model, not a {type(net).__name__}; unwrap a compiled one.")
-    if dtype is not None and (isinstance(net, NgramModel) or dtype not in FLOATS.values()):
-        raise ConfigError(f"`dtype` ({dtype}) should be {', '.join(map(str, FLOATS.values()))}, and None for an n-gram model's counts.")
+    if dtype is not None and (isinstance(net, NgramModel) or is_int8(net) or dtype not in FLOATS.values()):
+        raise ConfigError(f"`dtype` ({dtype}) should be {', '.join(map(str, FLOATS.values()))}, and None for n-gram counts and int8.")
     folder, card = Path(folder), card or Card()
     generation = dict(generation_config) if generation_config is not None else _ids_of(tokenizer)
     _spare_rows(tokenizer, net.spec.vocab_size, str(folder))
@@ -170,7 +171,8 @@ def load_model(folder: Path | str, *, kernel: KernelName = "sdpa") -> LoadedMode
     card, sentence = _read_card(folder), find_sentence_folder(folder)
     folder = sentence.model if sentence is not None else folder
     config = _mapping(folder / "config.json")
-    loaded = _load_ngram(folder, config) if config.get("model_type") == _NGRAM else _load_network(folder, config, card, kernel)
+    load_net = {_NGRAM: _load_ngram, INT8_TYPE: _load_int8}.get(str(config.get("model_type")), _load_network)
+    loaded = load_net(folder, config, card, kernel)
     tokenizer, ignored_files = _load_tokenizer(folder, loaded.spec.vocab_size)
     generation, ignored_settings, warnings = _load_generation(folder, config, loaded.spec.vocab_size)
     native = config["model_type"].startswith("touchstone-")
@@ -222,7 +224,16 @@ def _load_network(folder: Path, config: dict[str, Any], card: Card, kernel: Kern
     return _Filled(net, spec, family.name, weights.types(), ignored, plan.report.ignored, weights.ignored)
 
 
-def _load_ngram(folder: Path, config: dict[str, Any]) -> _Filled:
+def _load_int8(folder: Path, config: dict[str, Any], card: Card, kernel: KernelName) -> _Filled:
+    spec, smoothed = _as_folder_error(lambda: read_int8_config(config, str(folder / "config.json")))
+    weights = find_weights(folder)
+    _check_plausible(spec, weights, folder)
+    with _WeightsOnMeta():
+        net = fill_int8(hollow(build(spec, kernel=kernel, seed=None), smoothed), weights, str(folder))
+    return _Filled(net, spec, "touchstone", weights.types(), ignored_files=weights.ignored)
+
+
+def _load_ngram(folder: Path, config: dict[str, Any], card: Card, kernel: KernelName) -> _Filled:
     if unknown := sorted(set(config) - {"model_type", "architectures", "vocab_size", "spec"}):
         raise ModelFolderError(f"{folder / 'config.json'}: unknown keys {', '.join(unknown)}.")
     told = config.get("spec")
@@ -238,6 +249,10 @@ def _load_ngram(folder: Path, config: dict[str, Any]) -> _Filled:
 
 def _network_contents(net: LanguageNet, card: Card, generation: Mapping[str, Any], dtype: torch.dtype | None) -> _Contents:
     ours = {name: _stored(name, tensor, dtype) for name, tensor in net.state_dict().items()}
+    vectors = sentence_files(card.pooling, net.spec.d_hidden) if card.pooling else {}
+    if is_int8(net):
+        ours, facts = dict(sorted(ours.items())), _facts(net.spec, INT8_TYPE, "int8")
+        return _Contents(INT8_TYPE, int8_config(net), ours, card, facts, False, _use(net.spec), vectors)
     carried = card.hf_config or {}
     choice = choose_family(net.spec, prefer=carried.get("model_type"), names=ours)
     stored = choice.family.their_names(ours)
@@ -254,7 +269,7 @@ def _network_contents(net: LanguageNet, card: Card, generation: Mapping[str, Any
         config[key] = kind
     said_all = choice.family.read(config, stored=stored) == net.spec
     card = card.replace(spec=None if said_all else net.spec, hf_config=None if same_type else card.hf_config)
-    facts, vectors = _facts(net.spec, choice.model_type, kind), sentence_files(card.pooling, net.spec.d_hidden) if card.pooling else {}
+    facts = _facts(net.spec, choice.model_type, kind)
     return _Contents(choice.model_type, config, tensors, card, facts, not choice.is_native, _use(net.spec), vectors)
 
 

@@ -37,10 +37,10 @@ MAX_CHOICES = 10_000
 MAX_COMPILED = 64  # grammars that are kept for the next request
 MAX_TOKEN_IDS = 2**24
 
-# llguidance's own budgets, about a second to compile and some tens of milliseconds a step (50k and 14k units of fuel a millisecond)
+# llguidance's own budgets: a pattern of very many states costs about a tenth of a second at its first step, not seconds
 _LIMITS = llguidance.LLParserLimits(
-    initial_lexer_fuel=20_000_000,
-    step_lexer_fuel=500_000,
+    initial_lexer_fuel=2_000_000,
+    step_lexer_fuel=50_000,
     step_max_items=100_000,
     max_lexer_states=100_000,
     max_grammar_size=500_000,
@@ -59,13 +59,18 @@ class Constrainer:
     def __init__(self, tokenizer: Tokenizer, eos_ids: Collection[int], vocab_size: int) -> None:
         if not tokenizer.joins_bytes:
             raise Unsupported("This tokenizer sets spaces between its tokens as it decodes, so a grammar cannot tell what a token writes.")
-        self._tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(tokenizer, eos_ids, vocab_size)), slices=None)
+        vocabulary = _Vocabulary(tokenizer, eos_ids, vocab_size)
+        self._tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(vocabulary), eos_token=vocabulary.ends)
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
 
     @classmethod
     def of(cls, model: LanguageModel) -> "Constrainer":
         """For one model; raises NoTokenizer if it has none."""
         return cls(model.need_tokenizer(), model.eos_ids, model.spec.vocab_size)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Tokens that spell the text, the longest first: all that a grammar reads can be spelt so."""
+        return list(self._tokens.greedy_tokenize(text))
 
     def json_schema(self, schema: str | Mapping[str, Any] | bool) -> RuleFactory:
         """A JSON value that the schema (draft 2020-12, as text or read) accepts.
@@ -141,6 +146,10 @@ class GrammarRule:
         """Whether the text as it is fits."""
         return bool(self._matcher.is_accepting())
 
+    def n_taken(self, token_ids: Sequence[int]) -> int:
+        """Accept tokens as far as they fit; how many did."""
+        return int(self._matcher.try_consume_tokens(list(token_ids)))
+
     def apply(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
         fill_next_token_bitmask(self._matcher, self._bits)
         self._check()
@@ -172,12 +181,28 @@ class _Vocabulary:
             ends = [len(self.tokens)]
             self.tokens.append(_marked(ends[0]))
         self.special_token_ids = sorted({id for id in special if id < len(self.tokens)} | set(ends))
-        self.eos_token_id = ends[0] if len(ends) == 1 else ends
+        self.ends = ends
+        self.eos_token_id = ends[0]
         self.bos_token_id = tokenizer.bos_id
         self._encode = tokenizer.encode
+        self._by_bytes = {data: id for id, data in enumerate(self.tokens) if data and id not in special}
+        self._longest = max(map(len, self._by_bytes), default=1)
 
     def __call__(self, text: str) -> list[int]:
-        return self._encode(text)
+        """Tokens that spell the text and nothing more: where the tokenizer sets a space before it, the longest ones first."""
+        token_ids, data = self._encode(text), text.encode("utf-8")
+        if b"".join(self.tokens[id] for id in token_ids) == data:
+            return token_ids
+        found: list[int] = []
+        place = 0
+        while place < len(data):
+            ends = range(min(len(data), place + self._longest), place, -1)
+            end = next((end for end in ends if data[place:end] in self._by_bytes), None)
+            if end is None:  # no token spells this byte: llguidance checks what it gets against the text
+                return found
+            found.append(self._by_bytes[data[place:end]])
+            place = end
+        return found
 
 
 def _marked(token_id: int) -> bytes:
