@@ -7,7 +7,8 @@ import torch
 
 from conftest import sharpened
 from touchstone.infer.blocks import BlockPool
-from touchstone.infer.packed import PackedDecoder, cached_bytes_per_token, can_pack
+from touchstone.infer.packed import PackedDecoder
+from touchstone.infer.packed_body import cached_bytes_per_token, can_pack
 from touchstone.infer.scheduler import Limits, Scheduler, Text
 from touchstone.models import build, decoder_spec, encoder_spec, recurrent_spec
 from touchstone.nn.experts import ExpertsSpec

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from touchstone.errors import ConfigError, DataError, Unsupported
-from touchstone.infer import score
+from touchstone.infer import logits
+from touchstone.infer.pairs import encode_pair
 from touchstone.infer.score import (
     Rolling,
-    encode_pair,
     loglikelihood,
     rolling_logits,
     rolling_token_logprobs,
@@ -102,7 +102,7 @@ def test_stride_one_gives_every_token_the_longest_context_there_is(net):
 @pytest.mark.parametrize("stride", [None, 5])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_recurrent_model_carries_its_state_through_texts_of_any_length(cell, stride, monkeypatch):
-    monkeypatch.setattr(score, "_CARRY_WIDTH", 8)
+    monkeypatch.setattr(logits, "_CARRY_WIDTH", 8)
     net = build(recurrent_spec(vocab_size=V, d_model=5, d_hidden=7, cell=cell, n_layers=2), seed=2).eval()
     ours = rolling_token_logprobs(net, TEXTS, prefix_id=1, stride=stride, max_tokens=24)  # three texts side by side
     for text, result in zip(TEXTS, ours, strict=True):
@@ -111,7 +111,7 @@ def test_a_recurrent_model_carries_its_state_through_texts_of_any_length(cell, s
 
 
 def test_attention_without_positions_carries_its_cache(monkeypatch):
-    monkeypatch.setattr(score, "_CARRY_WIDTH", 8)
+    monkeypatch.setattr(logits, "_CARRY_WIDTH", 8)
     net = build(decoder_spec(vocab_size=V, d_model=12, n_layers=2, n_heads=3, max_seq_len=9, positions="none"), seed=2).eval()
     for text, result in zip(TEXTS, rolling_token_logprobs(net, TEXTS, prefix_id=1, max_tokens=24), strict=True):
         full = full_logprobs(net, [1, *text[:-1]])
@@ -132,7 +132,7 @@ def test_an_ngram_model_scores_each_token_after_its_own_context(ngram):
 
 @pytest.mark.parametrize("core", ["net", "ngram", "lstm"])
 def test_logits_chunks_are_bounded_and_hold_every_token_once(core, request, monkeypatch):
-    monkeypatch.setattr(score, "MAX_LOGITS", 6 * V)
+    monkeypatch.setattr(logits, "MAX_LOGITS", 6 * V)
     model = build(recurrent_spec(vocab_size=V, d_model=5, d_hidden=7), seed=2) if core == "lstm" else request.getfixturevalue(core)
     stride = 7 if core == "net" else None
     expected = rolling_token_logprobs(model, TEXTS, prefix_id=1, stride=stride)

@@ -8,9 +8,10 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5F
 
 from touchstone.errors import ConfigError, Unsupported
 from touchstone.infer.engine import Engine
+from touchstone.infer.pairs import encode_source_pair
 from touchstone.infer.request import Request, Sampling
 from touchstone.infer.runner import Seq2SeqRunner, runner_of
-from touchstone.infer.score import encode_source_pair, loglikelihood, rolling_token_logprobs
+from touchstone.infer.score import loglikelihood, rolling_token_logprobs
 from touchstone.models import build, encoder_decoder_spec, encoder_spec, recurrent_encoder_decoder_spec
 from touchstone.models.checkpoint import load_model
 from touchstone.text.tokenizer import Tokenizer

@@ -18,8 +18,9 @@ from touchstone.calibrate.fit import Temperature, TemperatureLoss, temperature_l
 from touchstone.errors import ConfigError, DataError
 from touchstone.evaluate.metrics import bits_per_byte, perplexity
 from touchstone.files import hash_of, sha256_bytes
+from touchstone.infer.logits import LogitsChunk
 from touchstone.infer.runner import LanguageCore, bound_of
-from touchstone.infer.score import LogitsChunk, rolling_logits, rolling_token_logprobs, token_logprobs
+from touchstone.infer.score import rolling_logits, rolling_token_logprobs, token_logprobs
 from touchstone.stats import Interval
 from touchstone.text.document import Document
 from touchstone.text.tokenizer import Tokenizer

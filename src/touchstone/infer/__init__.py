@@ -2,9 +2,10 @@
 
 from touchstone.infer.engine import Engine
 from touchstone.infer.language_model import LanguageModel, load, save
+from touchstone.infer.logits import LogitsChunk
 from touchstone.infer.request import Completion, Confidence, Request, Sampling, TokenEvent, TokenLogprob
 from touchstone.infer.rules import Rule
-from touchstone.infer.score import LogitsChunk, LogLikelihood, Rolling, rolling_logits, rolling_token_logprobs
+from touchstone.infer.score import LogLikelihood, Rolling, rolling_logits, rolling_token_logprobs
 
 __all__ = [
     "Completion",

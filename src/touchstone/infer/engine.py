@@ -17,7 +17,8 @@ from touchstone.infer.batching import ContinuousBatch
 from touchstone.infer.blocks import BlockPool
 from touchstone.infer.calibration import Calibrated
 from touchstone.infer.choice import Choice
-from touchstone.infer.packed import PackedDecoder, can_pack
+from touchstone.infer.packed import PackedDecoder
+from touchstone.infer.packed_body import can_pack
 from touchstone.infer.request import DEFAULT_MAX_NEW_TOKENS, Completion, Request, Sampling, TokenEvent
 from touchstone.infer.rules import Rule
 from touchstone.infer.runner import LanguageCore, Rows, bound_of, runner_of

@@ -14,22 +14,22 @@ import torch
 from jaxtyping import Float
 
 from touchstone.errors import ConfigError, NoTokenizer, Unsupported
+from touchstone.infer.answer_set import AnswerSet
 from touchstone.infer.calibration import Calibrated, CalibratedClasses, NotCalibrated, class_calibration, next_token_calibration
 from touchstone.infer.engine import Engine
 from touchstone.infer.finding import FilledMask, SpanAnswer, answer_question, fill_masks
 from touchstone.infer.generation_config import generation_defaults
 from touchstone.infer.labelling import Classification, Tagging, Text, classify_rows, encode_text, tag_texts
 from touchstone.infer.locate import locate_model
-from touchstone.infer.packed import can_pack
+from touchstone.infer.logits import MAX_TOKENS
+from touchstone.infer.packed_body import can_pack
+from touchstone.infer.pairs import encode_pair, encode_source_pair
 from touchstone.infer.reading import Row, check_whole, read_hidden, reading_length, several, several_texts
 from touchstone.infer.request import Completion, Confidence, Request, Sampling, TokenEvent
 from touchstone.infer.runner import LanguageCore
 from touchstone.infer.score import (
-    MAX_TOKENS,
     LogLikelihood,
     Rolling,
-    encode_pair,
-    encode_source_pair,
     loglikelihood,
     rolling_token_logprobs,
 )
@@ -180,6 +180,28 @@ class LanguageModel:
             self.net, encoded, decoder_start_id=start, calibrated=self._calibrated, max_tokens=self._max_scored_together
         )
         return [replace(result, confidence_reason=self._no_confidence) for result in results]
+
+    def choose(self, questions: Sequence[tuple[str | TokenIds, Sequence[str | TokenIds]]]) -> list[AnswerSet]:
+        """How the model's belief divides over the legal answers to each question: (context, answers).
+
+        What contexts and answers begin with in common is read once. Raises ConfigError for fewer than two answers, or two that are the
+        same.
+        """
+        given = several(questions, "choose", "questions", one="(context, answers)")
+        pairs = []
+        for place, question in enumerate(given):
+            if not isinstance(question, tuple | list) or len(question) != 2 or isinstance(question[1], str) or len(question[1]) < 2:
+                raise ConfigError(f"Question {place}: give (context, answers) with two answers or more.")
+            pairs.append([(question[0], answer) for answer in question[1]])
+        found = iter(self.loglikelihood([pair for of_question in pairs for pair in of_question]))
+        sets = []
+        for place, of_question in enumerate(pairs):
+            whole = [[*context, *continuation] for context, continuation in (self._pair(place, pair) for pair in of_question)]
+            try:
+                sets.append(AnswerSet.of([answer for _, answer in of_question], whole, [next(found) for _ in of_question]))
+            except ConfigError as error:
+                raise ConfigError(f"Question {place}: {error}") from None
+        return sets
 
     def rolling(self, texts: Sequence[str | TokenIds], stride: int | None = None) -> list[Rolling]:
         """How likely each whole text is, of any length, every token counted once.

@@ -11,36 +11,17 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from touchstone.errors import ConfigError
 from touchstone.infer.blocks import BlockPool
-from touchstone.infer.packed_layer import PackedLayer, Span, Step
+from touchstone.infer.packed_body import PackedBody
+from touchstone.infer.packed_layer import FusedLayer, Span, Step
 from touchstone.infer.runner import at_least_fp32, evaluating
 from touchstone.infer.scheduler import Part, Text
 from touchstone.infer.tiled import TILE, TiledLayer
-from touchstone.models.net import LanguageNet
-from touchstone.models.stack import AttentionStack
 from touchstone.models.transformer import Decoder
-from touchstone.nn.block import Block
-from touchstone.nn.position import RelativePositions
 
-__all__ = ["PackedDecoder", "cached_bytes_per_token", "can_pack"]
-
-
-def can_pack(net: LanguageNet) -> bool:
-    """Whether a network can run packed: a decoder alone, whose layers score by products and count no relative distances."""
-    if type(net) is not Decoder:
-        return False
-    attentions = [block.attn.spec for block in _blocks(net)]
-    return all(attn.score == "scaled_dot" and not isinstance(attn.position, RelativePositions) for attn in attentions)
-
-
-def cached_bytes_per_token(net: LanguageNet) -> int:
-    """What keys and values of one token take in all layers."""
-    assert isinstance(net, Decoder)
-    width = sum(2 * block.attn.spec.n_kv_heads * block.attn.spec.d_head for block in _blocks(net))
-    return width * _cache_type(net).itemsize
+__all__ = ["PackedDecoder"]
 
 
 class PackedDecoder:
@@ -55,18 +36,14 @@ class PackedDecoder:
             raise ConfigError(f"The invariant mode needs blocks of whole tiles: a multiple of {TILE} tokens, not {pool.block_size}.")
         self.net = net
         self.pool = pool
-        self._layer_type: type[PackedLayer] = TiledLayer if invariant else PackedLayer
-        self._stack: AttentionStack = net.decoder
-        self._layers = self._packed_layers()
-        n_slots = pool.n_blocks * pool.block_size
-        self._caches = [layer.new_cache(n_slots, net.embed.weight.device, _cache_type(net)) for layer in self._layers]
+        self.body = PackedBody(net, net.decoder, TiledLayer if invariant else FusedLayer)
+        self._caches = self.body.new_caches(pool.n_blocks * pool.block_size)
         self._versions = self._seen_versions()
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Held while steps are computed: dropout is off, and if weights were changed meanwhile, what they had computed is forgotten."""
-        if not all(layer.is_current for layer in self._layers):
-            self._layers = self._packed_layers()
+        self.body.renew()
         versions = self._seen_versions()
         if versions != self._versions:
             self._versions = versions
@@ -80,10 +57,6 @@ class PackedDecoder:
         for low, high in _stretches(text.table.runs, self.pool.block_size, len(text.table.blocks) * self.pool.block_size):
             for keys, values in self._caches:
                 keys[:, low:high] = values[:, low:high] = 0.0
-
-    def _packed_layers(self) -> list[PackedLayer]:
-        with torch.inference_mode(False):  # the fused weights are the network's own, which may be trained later
-            return [self._layer_type(block) for block in _blocks(self.net)]
 
     def _seen_versions(self) -> list[tuple[int, int]]:
         return [(weight.data_ptr(), weight._version) for weight in self.net.parameters()]
@@ -105,24 +78,13 @@ class PackedDecoder:
         if not len(rows):
             return hidden.new_empty(0, self.net.spec.vocab_size)
         scored = hidden if len(rows) == len(hidden) else hidden[rows]
-        return at_least_fp32(self.net.head(self._stack.final_norm(scored)))
+        return at_least_fp32(self.net.head(self.body.final_norm(scored)))
 
-    @torch.inference_mode()
     def hidden(self, parts: Sequence[Part]) -> Float[Tensor, "N D"]:
         """What the last layer makes of the parts' tokens, before the final norm."""
-        step = self._begin(parts)
-        x = self.net.embed(step.token_ids)
-        if self._stack.positions is not None:
-            table = self._stack.positions
-            x = x + F.embedding(step.positions + table.offset if table.offset else step.positions, table.weight)
-        x = self._stack.input_norm(x)
-        angles = zip(self._stack.angles_keys, self._stack.rotaries, strict=True)
-        step.angles = {key: tuple(a[0].transpose(0, 1) for a in rotary(step.positions[None], x.dtype)) for key, rotary in angles}
-        for layer, cache in zip(self._layers, self._caches, strict=True):
-            x = layer(x, step, cache)
-        return x
+        return self.body.hidden(self._begin(parts), self._caches)
 
-    def _begin(self, parts: Sequence[Part]) -> "Step":
+    def _begin(self, parts: Sequence[Part]) -> Step:
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -140,14 +102,6 @@ class PackedDecoder:
         device = self.net.embed.weight.device
         tensors = [torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (token_ids, positions, slots)]
         return Step(tensors[0], tensors[1], tensors[2], spans)
-
-
-def _blocks(net: Decoder) -> list[Block]:
-    return [block for block in net.decoder.layers if isinstance(block, Block)]
-
-
-def _cache_type(net: LanguageNet) -> torch.dtype:
-    return net.embed.weight.dtype
 
 
 def _scored_rows(parts: Sequence[Part]) -> Iterator[int]:

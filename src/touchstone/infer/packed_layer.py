@@ -1,5 +1,6 @@
 """One layer of a packed decoder: products over the tokens of all texts, attention text by text over exactly the keys it has."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,18 +13,23 @@ from touchstone.nn.linear import Linear
 from touchstone.nn.mlp import GatedMlp, Mlp
 from touchstone.nn.position import AlibiPositions, alibi_slopes, rotate
 
-__all__ = ["PackedLayer", "Span", "Step"]
+__all__ = ["FusedLayer", "PackedLayer", "Span", "Step"]
 
 
 @dataclass
 class Span:
-    """The rows low to high of a step: tokens `start` to `end` of a text, whose keys lie in these stretches of slots."""
+    """The rows low to high of a step: tokens `start` to `end` of a text, whose keys lie in these stretches of slots.
+
+    distance: how many tokens each row stands behind each key, below 0 where it does not see it; None = as in one text, where the tokens
+    follow each other.
+    """
 
     low: int
     high: int
     start: int
     end: int
     stretches: list[tuple[int, int]]
+    distance: Int[Tensor, "T S"] | None = None
     masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
     @property
@@ -56,16 +62,19 @@ class Span:
 
 @dataclass
 class Step:
-    """Where the tokens of a step stand in their texts, and their keys in the cache."""
+    """Where the tokens of a step stand in their texts, and their keys in the cache; slots: None = in the order of the tokens."""
 
     token_ids: Int[Tensor, " N"]
     positions: Int[Tensor, " N"]
-    slots: Int[Tensor, " N"]
+    slots: Int[Tensor, " N"] | None
     spans: list[Span]
+    token_types: Int[Tensor, " N"] | None = None
     angles: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def store(self, cache: Float[Tensor, "G S K"], new: Float[Tensor, "N G K"]) -> None:
-        if len(self.spans) == 1 and len(self.spans[0].stretches) == 1:  # one run of slots: a copy, and no scattering
+        if self.slots is None:
+            cache[:, : len(new)].copy_(new.transpose(0, 1))
+        elif len(self.spans) == 1 and len(self.spans[0].stretches) == 1:  # one run of slots: a copy, and no scattering
             span = self.spans[0]
             first = span.stretches[0][0]
             cache[:, first + span.start : first + span.end].copy_(new.transpose(0, 1))
@@ -74,16 +83,14 @@ class Step:
 
 
 class PackedLayer:
-    """One block over packed tokens."""
+    """One block over packed tokens; the block's own layers compute. causal: whether tokens see none behind them."""
 
-    def __init__(self, block: Block) -> None:
-        attn, spec = block.attn, block.attn.spec
+    def __init__(self, block: Block, *, causal: bool = True) -> None:
+        spec = block.attn.spec
+        self._causal = causal
         self.block = block
         self.spec = spec
         self.n_shared = spec.n_heads // spec.n_kv_heads  # queries a key-value head
-        self._widths = [spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head, spec.n_kv_heads * spec.d_head]
-        self._qkv = attn.q_proj.beside(attn.k_proj, attn.v_proj)
-        self._fused: list[tuple[Linear, tuple[Linear, ...]]] = [(self._qkv, (attn.q_proj, attn.k_proj, attn.v_proj))]
         self._mlp = self._mlp_of(block)
         self.slopes = alibi_slopes(spec.n_heads) if isinstance(spec.position, AlibiPositions) else None
 
@@ -95,7 +102,7 @@ class PackedLayer:
     @property
     def is_current(self) -> bool:
         """Whether the fused weights still are the network's."""
-        return all(joined.holds(*parts) for joined, parts in self._fused)
+        return True
 
     def new_cache(self, n_slots: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Empty slots for keys and values, (G, S, K) each; memory is taken from the machine as they are written."""
@@ -110,7 +117,7 @@ class PackedLayer:
 
     def _attend(self, x: Float[Tensor, "N D"], step: Step, cache: tuple[Tensor, Tensor]) -> Float[Tensor, "N D"]:
         attn, d_head = self.block.attn, self.spec.d_head
-        q, k, v = (part.unflatten(1, (-1, d_head)) for part in self._qkv(x).split(self._widths, dim=1))  # (N, heads, K)
+        q, k, v = (part.unflatten(1, (-1, d_head)) for part in self.project(x))  # (N, heads, K)
         q, k = attn.q_norm(q), attn.k_norm(k)
         if attn.angles_key is not None:
             cos, sin = step.angles[attn.angles_key]  # (N, 1, R)
@@ -121,36 +128,44 @@ class PackedLayer:
         mixed = [self.look(q[span.low : span.high], span, keys, values) for span in step.spans]
         return attn.o_proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
 
+    def project(self, x: Float[Tensor, "N D"]) -> tuple[Tensor, ...]:
+        """Queries, keys and values, the heads side by side."""
+        attn = self.block.attn
+        return attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)
+
     def look(self, q: Float[Tensor, "T H K"], span: Span, keys: Tensor, values: Tensor) -> Float[Tensor, "T HK"]:
         """What the queries of one text mix of its values."""
-        n, n_shared, window = span.n_queries, self.n_shared, self.spec.window
+        n, n_shared, window, scale = span.n_queries, self.n_shared, self.spec.window, self.block.attn.scale
+        k, v = span.keys(keys, window)[None], span.keys(values, window)[None]
+        if self._is_whole(span):
+            heads = q.transpose(0, 1)[None]
+            mixed = F.scaled_dot_product_attention(heads, k, v, is_causal=self._causal and n > 1, scale=scale, enable_gqa=n_shared > 1)
+            return mixed[0].transpose(0, 1).flatten(1)
         rows = q.unflatten(1, (-1, n_shared)).permute(1, 2, 0, 3).flatten(1, 2)[None]  # (1, G, n_shared T, K)
-        mask, is_causal = self._mask(span, q)
-        mixed = F.scaled_dot_product_attention(
-            rows,
-            span.keys(keys, window)[None],
-            span.keys(values, window)[None],
-            attn_mask=mask,
-            is_causal=is_causal,
-            scale=self.block.attn.scale,
-        )
+        mixed = F.scaled_dot_product_attention(rows, k, v, attn_mask=self._mask(span, q), scale=scale)
         return mixed[0].unflatten(1, (n_shared, n)).permute(2, 0, 1, 3).flatten(1)
 
-    def _mask(self, span: Span, q: Tensor) -> tuple[Tensor | None, bool]:
-        """What is added to the scores, for the rows of `_look`; made once a step for all layers alike. And whether it is plainly causal."""
-        n, window = span.n_queries, self.spec.window
-        first = span.first_key(window)
-        if self.slopes is None:
-            if n == 1:
-                return None, False
-            if span.start == 0 and self.n_shared == 1 and (window is None or window >= span.end):
-                return None, True
+    def _is_whole(self, span: Span) -> bool:
+        """Whether a text is read from its first token on with no more to mind than whether it looks both ways."""
+        if not self._causal:
+            return True
+        window = self.spec.window
+        plain = self.slopes is None and span.distance is None and (window is None or window >= span.end)
+        return plain and span.start == 0 and span.n_queries > 1
+
+    def _mask(self, span: Span, q: Tensor) -> Tensor | None:
+        """What is added to the scores, for the rows of `look`; made once a step for all layers alike."""
+        window = self.spec.window
+        if self.slopes is None and span.distance is None and span.n_queries == 1:
+            return None
         key = (window, self.n_shared if self.slopes is None else -self.spec.n_heads)
         if key not in span.masks:
-            span.masks[key] = self._new_mask(span, first, q)
-        return span.masks[key], False
+            span.masks[key] = self._new_mask(span, span.first_key(window), q)
+        return span.masks[key]
 
     def _new_mask(self, span: Span, first: int, q: Tensor) -> Float[Tensor, "1 _ T S"]:
+        if span.distance is not None:
+            return self.mask_of(span.distance[:, first:], q)
         query = torch.arange(span.start, span.end, device=q.device)[:, None]
         return self.mask_of(query - torch.arange(first, span.end, device=q.device), q)
 
@@ -166,13 +181,34 @@ class PackedLayer:
         bias = bias.masked_fill_(banned, -torch.inf).to(q.dtype)
         return bias.unflatten(0, (-1, self.n_shared)).flatten(1, 2)[None]
 
-    def _mlp_of(self, block: Block) -> "_GatedMlp | Mlp | _Experts":
+    def _mlp_of(self, block: Block) -> Callable[[Tensor], Tensor]:
+        return block.mlp if isinstance(block.mlp, Mlp | GatedMlp) else _Experts(block.mlp)
+
+
+class FusedLayer(PackedLayer):
+    """The same with q, k and v as one product and gate and up as another, whose weights the network's own become views of."""
+
+    def __init__(self, block: Block, *, causal: bool = True) -> None:
+        attn, spec = block.attn, block.attn.spec
+        self._widths = [spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head, spec.n_kv_heads * spec.d_head]
+        self._qkv = attn.q_proj.beside(attn.k_proj, attn.v_proj)
+        self._fused: list[tuple[Linear, tuple[Linear, ...]]] = [(self._qkv, (attn.q_proj, attn.k_proj, attn.v_proj))]
+        super().__init__(block, causal=causal)
+
+    @property
+    def is_current(self) -> bool:
+        return all(joined.holds(*parts) for joined, parts in self._fused)
+
+    def project(self, x: Float[Tensor, "N D"]) -> tuple[Tensor, ...]:
+        return self._qkv(x).split(self._widths, dim=1)
+
+    def _mlp_of(self, block: Block) -> Callable[[Tensor], Tensor]:
         mlp = block.mlp
-        if isinstance(mlp, GatedMlp):
-            gate_up = mlp.gate_proj.beside(mlp.up_proj)
-            self._fused.append((gate_up, (mlp.gate_proj, mlp.up_proj)))
-            return _GatedMlp(mlp, gate_up)
-        return mlp if isinstance(mlp, Mlp) else _Experts(mlp)
+        if not isinstance(mlp, GatedMlp):
+            return super()._mlp_of(block)
+        gate_up = mlp.gate_proj.beside(mlp.up_proj)
+        self._fused.append((gate_up, (mlp.gate_proj, mlp.up_proj)))
+        return _GatedMlp(mlp, gate_up)
 
 
 class _GatedMlp:

@@ -12,15 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from touchstone.errors import ConfigError
+from touchstone.infer.packed_body import PackedBody, can_pack_stack, packed_rows
 from touchstone.infer.runner import at_least_fp32, evaluating
 from touchstone.models.heads import ClassifyHead, PoolHead
 from touchstone.models.net import Body, LanguageNet
+from touchstone.models.transformer import Decoder, Encoder, EncoderDecoder
 from touchstone.text.batch import group_by_token_budget
 from touchstone.text.tokenizer import Encoded
 
 __all__ = ["Row", "check_whole", "read_answers", "read_hidden", "reading_length", "several", "several_texts"]
 
 MAX_TOKENS = 4096  # padded tokens of one forward pass
+PACKED_TOKENS = 1024  # tokens of one packed pass: its hidden states stay near the core
+
+_Read = tuple[list[int], Tensor, Tensor | None, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,8 @@ def read_answers(net: LanguageNet, rows: Sequence[Row]) -> list[Float[Tensor, ".
     """What the head says of each row, in at least fp32: (L,) of a classifier, (T, L) of a tagger, (T, 2) of a span finder, (D,) pooled."""
     whole = isinstance(net.spec.head, ClassifyHead | PoolHead)
     found: list[Tensor | None] = [None] * len(rows)
-    for place, body, mask, alone in _read(net, rows):
-        answers = at_least_fp32(net.head(body.hidden, mask=mask))
+    for place, hidden, mask, alone in _read(net, rows):
+        answers = at_least_fp32(net.head(hidden, mask=mask))
         for number, row in enumerate(place):
             found[row] = answers[number] if whole else answers[number, : alone[number]]
     return [answer for answer in found if answer is not None]
@@ -85,13 +90,13 @@ def read_answers(net: LanguageNet, rows: Sequence[Row]) -> list[Float[Tensor, ".
 def read_hidden(net: LanguageNet, rows: Sequence[Row]) -> list[Float[Tensor, "T D"]]:
     """The last hidden states of each row, of the encoder where there is one."""
     found: list[Tensor | None] = [None] * len(rows)
-    for place, body, _, alone in _read(net, rows):
+    for place, hidden, _, alone in _read(net, rows):
         for number, row in enumerate(place):
-            found[row] = at_least_fp32(body.hidden[number, : alone[number]])
-    return [hidden for hidden in found if hidden is not None]
+            found[row] = at_least_fp32(hidden[number, : alone[number]])
+    return [states for states in found if states is not None]
 
 
-def _read(net: LanguageNet, rows: Sequence[Row]) -> Iterator[tuple[list[int], Body, Tensor | None, list[int]]]:
+def _read(net: LanguageNet, rows: Sequence[Row]) -> Iterator[_Read]:
     """Which rows, what the network made of them, which tokens count, and how many."""
     lengths = [len(row.token_ids) for row in rows]
     longest = reading_length(net)
@@ -99,11 +104,45 @@ def _read(net: LanguageNet, rows: Sequence[Row]) -> Iterator[tuple[list[int], Bo
         if length == 0 or (longest is not None and length > longest):
             what = "has no tokens" if length == 0 else f"has {length} tokens, and the model reads {longest} at once"
             raise ConfigError(f"Text {number} {what}; {'leave it out' if length == 0 else 'shorten it, or give `truncate=True`'}.")
+    stack = net.encoder if isinstance(net, Encoder | EncoderDecoder) else net.decoder if isinstance(net, Decoder) else None
+    packs = stack is not None and can_pack_stack(stack) and net.embed.weight.device.type == "cpu"
     with evaluating(net), torch.inference_mode():
-        for group in group_by_token_budget(lengths, max(MAX_TOKENS, max(lengths, default=0))):
-            place = group.tolist()
-            token_ids, mask, types = _padded([rows[row] for row in place], net.embed.weight.device)
-            yield place, _body(net, token_ids, mask, types), mask, [lengths[row] for row in place]
+        if stack is not None and packs:
+            yield from _read_packed(PackedBody(net, stack), rows, lengths)
+        else:
+            yield from _read_padded(net, rows, lengths)
+
+
+def _read_packed(body: PackedBody, rows: Sequence[Row], lengths: Sequence[int]) -> Iterator[_Read]:
+    """On a CPU a product takes any number of tokens at full speed, and attention goes text by text."""
+    for group in _in_order(lengths, PACKED_TOKENS):
+        some = [rows[row] for row in group]
+        types = None if some[0].token_types is None else [row.token_types or () for row in some]
+        step = packed_rows([row.token_ids for row in some], body.net.embed.weight.device, types)
+        hidden = body.final_norm(body.hidden(step, body.passing_caches(len(step.token_ids))))
+        for row, span in zip(group, step.spans, strict=True):
+            yield [row], hidden[None, span.low : span.high], None, [lengths[row]]
+
+
+def _in_order(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The rows in groups of at most so many tokens; a longer row is alone."""
+    group: list[int] = []
+    n = 0
+    for row, length in enumerate(lengths):
+        if group and n + length > most:
+            yield group
+            group, n = [], 0
+        group.append(row)
+        n += length
+    if group:
+        yield group
+
+
+def _read_padded(net: LanguageNet, rows: Sequence[Row], lengths: Sequence[int]) -> Iterator[_Read]:
+    for group in group_by_token_budget(lengths, max(MAX_TOKENS, max(lengths, default=0))):
+        place = group.tolist()
+        token_ids, mask, types = _padded([rows[row] for row in place], net.embed.weight.device)
+        yield place, _body(net, token_ids, mask, types).hidden, mask, [lengths[row] for row in place]
 
 
 def _body(net: LanguageNet, token_ids: Tensor, mask: Tensor | None, types: Tensor | None) -> Body:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from touchstone.infer.packed_layer import PackedLayer, Span
+from touchstone.infer.packed_layer import FusedLayer, Span
 
 __all__ = ["TILE", "TiledLayer"]
 
@@ -20,7 +20,7 @@ _ROWS = 8
 _FEATURES = 16
 
 
-class TiledLayer(PackedLayer):
+class TiledLayer(FusedLayer):
     """One block over packed tokens, with attention by tiles."""
 
     @property

@@ -23,7 +23,7 @@ class TokenTable(nn.Module):
         vectors = F.embedding(token_ids, self.weight)
         return vectors if self.scale == 1.0 else vectors * self.scale
 
-    def add_types(self, x: Float[Tensor, "B T D"], token_types: Int[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
+    def add_types(self, x: Float[Tensor, "... D"], token_types: Int[Tensor, "..."] | None) -> Float[Tensor, "... D"]:
         """With the vector of each token's kind added; None = the first kind. Raises ShapeError for kinds that the model does not have."""
         if self.token_types is None:
             if token_types is not None and bool(token_types.any()):

@@ -32,6 +32,7 @@ _LEVELS = 127  # of each sign; -128 is left out, so that both signs round alike
 _WIDEST = (1 << 31) // _LEVELS**2  # inputs whose sum of products fits in int32
 _SHAPES = ((768, 768), (768, 3072), (3072, 768))  # (in, out) at which operators are measured
 _ROWS = 16
+_FEW_NUMBERS = 2**17  # a copy of so many stays in a core's cache
 _MIN_GAIN = 1.1  # below this qlinear's second copy of the weights is not worth it
 
 
@@ -139,7 +140,7 @@ class Int8Linear(nn.Module):
             rows = rows.float()
         if by.smooth is not None:
             rows = rows * by.smooth
-        step = rows.abs().amax(1, True).div_(by.levels)
+        step = _largest(rows).div_(by.levels)
         codes = (rows / step).round_().char()  # 0/0 and inf/inf become any code: times a step of 0 it is 0, of inf no number
         y = (self.one_row if len(rows) == 1 else self.more_rows)(codes, by).mul_(step)
         if by.bias is not None:
@@ -224,6 +225,13 @@ def beside(layers: Sequence[Any]) -> Linear | Int8Linear:
     """One layer whose outputs are those of the layers side by side; see `Linear.beside` and `Int8Linear.beside`."""
     joined: Linear | Int8Linear = layers[0].beside(*layers[1:])
     return joined
+
+
+def _largest(rows: Float[Tensor, "N I"]) -> Float[Tensor, "N 1"]:
+    """max |x| of each row; for many numbers without a copy of them all."""
+    if rows.numel() < _FEW_NUMBERS:
+        return rows.abs().amax(1, True)
+    return torch.maximum(rows.amax(1, True), rows.amin(1, True).neg_())
 
 
 def quantise_rows(rows: Float[Tensor, "N I"]) -> tuple[Int8[Tensor, "N I"], Float[Tensor, "N 1"]]:
