@@ -33,7 +33,7 @@ from touchstone.text.tokenizer import Tokenizer
 
 __all__ = ["Engine"]
 
-MAX_ROWS = 32  # choices or beams decoded together, unless one search has more beams
+MAX_ROWS = 64  # choices or beams decoded together, unless one search has more beams
 MAX_CACHED_TOKENS = 2**15  # 124M parameters in fp32 need 2.4 GB for so many
 BLOCK_SIZE = 16  # tokens of a block of the continuous batch's cache
 _SEED_BITS = 53  # a drawn seed survives JSON readers that know only doubles

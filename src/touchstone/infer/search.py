@@ -82,17 +82,18 @@ class Search:
     def candidates(self, logprobs: Float[Tensor, "B V"]) -> Candidates:
         """What may come next, from the model's log-probabilities after each beam."""
         so_far = torch.tensor([beam.score for beam in self._beams], dtype=logprobs.dtype, device=logprobs.device)
-        totals = (self._scores(logprobs) + so_far[:, None]).flatten()
-        n_wanted = min(self._n_kept * self.n_rows, len(totals))
-        if self._draws:
-            first = self._length * self._n_kept * self.n_rows
-            weights = totals.to(widest(totals.device)).softmax(dim=-1)
-            index = draw_distinct(weights, [self._uniforms.at(first + place) for place in range(n_wanted)])
-            used_up = torch.arange(n_wanted, device=index.device) >= (weights > 0).sum()
-            scores = totals[index].masked_fill(used_up, -torch.inf)
-        else:
-            scores, index = totals.topk(n_wanted)
-        vocab_size = logprobs.shape[-1]
+        scores = self._scores(logprobs)
+        n_wanted, vocab_size = min(self._n_kept * self.n_rows, scores.numel()), logprobs.shape[-1]
+        if not self._draws:  # the best of all are among the best of each beam, and beams are looked through side by side
+            best = scores.topk(min(n_wanted, vocab_size), dim=-1)
+            totals, index = (best.values + so_far[:, None]).flatten().topk(n_wanted)
+            return Candidates(index // best.indices.shape[1], best.indices.flatten()[index], totals)
+        totals = (scores + so_far[:, None]).flatten()
+        first = self._length * self._n_kept * self.n_rows
+        weights = totals.to(widest(totals.device)).softmax(dim=-1)
+        index = draw_distinct(weights, [self._uniforms.at(first + place) for place in range(n_wanted)])
+        used_up = torch.arange(n_wanted, device=index.device) >= (weights > 0).sum()
+        scores = totals[index].masked_fill(used_up, -torch.inf)
         return Candidates(index // vocab_size, index % vocab_size, scores)
 
     def advance(self, beams: Sequence[int], steps: Sequence[Sampled]) -> None:

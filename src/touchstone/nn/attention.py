@@ -224,11 +224,23 @@ class CrossAttention(Attention):
     def look(
         self, x: Float[Tensor, "B T D"], source: tuple[Tensor, Tensor], shared: Shared, *, weights: bool = False
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B H T S"] | None]:
-        """The mixed values of the source, and the attention weights if asked for."""
+        """The mixed values of the source, and the attention weights if asked for; rows next to each other may look at one source."""
         assert shared.source_mask is not None
         q = self.q_norm(self._heads(self.q_proj(x)))
-        attended = self._kernel(weights)(q, *source, shared.source_mask, None, self.scale, self.dropout, shared.noise)
-        return self.o_proj(attended.values.transpose(1, 2).flatten(2)), attended.weights
+        n_beside = len(q) // len(source[0])
+        attended = self._kernel(weights)(_beside(q, n_beside), *source, shared.source_mask, None, self.scale, self.dropout, shared.noise)
+        values, weights_of = (t if t is None else _apart(t, n_beside) for t in attended)
+        return self.o_proj(values.transpose(1, 2).flatten(2)), weights_of
+
+
+def _beside(q: Float[Tensor, "B H T K"], n: int) -> Float[Tensor, "b H nT K"]:
+    """The queries of n rows as those of one."""
+    return q if n == 1 else q.unflatten(0, (-1, n)).transpose(1, 2).flatten(2, 3)
+
+
+def _apart(mixed: Float[Tensor, "b H nT _"], n: int) -> Float[Tensor, "B H T _"]:
+    """What `_beside` put together."""
+    return mixed if n == 1 else mixed.unflatten(2, (n, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def bias_key(spec: AttentionSpec) -> str | None:

@@ -32,10 +32,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class Source:
-    """What cross-attention looks at: each layer's keys and values of the source, and which of its tokens count (None = all)."""
+    """What cross-attention looks at: each layer's keys and values of the source, and which of its tokens count (None = all).
 
-    layers: tuple[tuple[Float[Tensor, "B _ S _"], Float[Tensor, "B _ S _"]], ...]  # heads and their width may differ by layer
-    mask: Bool[Tensor, "B S"] | None
+    n_beside: rows next to each other that look at the same source, such as the beams of a search; each source is kept once.
+    """
+
+    layers: tuple[tuple[Float[Tensor, "N _ S _"], Float[Tensor, "N _ S _"]], ...]  # heads and their width may differ by layer
+    mask: Bool[Tensor, "N S"] | None
+    n_beside: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -43,8 +47,15 @@ class Source:
 
     def keep(self, rows: Int[Tensor, " R"]) -> "Source":
         """These rows only, in this order."""
-        layers = tuple((k[rows], v[rows]) for k, v in self.layers)
-        return Source(layers, self.mask[rows] if self.mask is not None else None)
+        seen, counts = torch.unique_consecutive(rows // self.n_beside, return_counts=True)
+        n_beside = int(counts[0]) if len(counts) else 1
+        if bool((counts != n_beside).any()):  # some are looked at by more rows than others: every row gets its own
+            seen, n_beside = rows // self.n_beside, 1
+        n_sources = len(self.layers[0][0])
+        if len(seen) == n_sources and bool((seen == torch.arange(n_sources, device=seen.device)).all()):
+            return Source(self.layers, self.mask, n_beside)
+        layers = tuple((k.index_select(0, seen), v.index_select(0, seen)) for k, v in self.layers)
+        return Source(layers, self.mask[seen] if self.mask is not None else None, n_beside)
 
 
 @runtime_checkable
@@ -183,6 +194,8 @@ class GrowingState(AttentionState):
 class StaticState(AttentionState):
     """Slots allocated once; each row's tokens lie without gaps from slot 0. One spare slot takes the tokens that do not count."""
 
+    layers: list["StaticLayer"]
+
     def __init__(self, layers: Sequence["StaticLayer"], lengths: Int[Tensor, " B"]) -> None:
         super().__init__(layers, lengths)
         self.capacity = layers[0].k.shape[2] - 1
@@ -195,6 +208,13 @@ class StaticState(AttentionState):
         places = torch.arange(n_slots, device=order.device)
         key_order = torch.where(places < after[:, None], places, NO_ORDER)
         return Placement(key_order, torch.where(order == NO_ORDER, self.capacity, order))
+
+    def keep(self, rows: Int[Tensor, " R"]) -> None:
+        n_used = int(self.lengths.max()) if len(self.lengths) else 0
+        for layer in self.layers:
+            layer.keep(rows, n_used)
+        self.lengths = self.lengths[rows]
+        self.source = self.source.keep(rows) if self.source is not None else None
 
     def trim(self, lengths: Int[Tensor, " B"]) -> None:
         self._check_trim(lengths)
@@ -225,7 +245,18 @@ class GrowingLayer(_Layer):
 
 
 class StaticLayer(_Layer):
-    """Keys and values of one layer in preallocated slots."""
+    """Keys and values of one layer in preallocated slots, and as much room again where rows have changed places."""
+
+    _spare: tuple[Tensor, Tensor] | None = None
+
+    def keep(self, rows: Int[Tensor, " R"], n_used: int) -> None:
+        """These rows only, in this order; n_used: slots of which any row has something."""
+        if self._spare is None or len(self._spare[0]) < len(rows):
+            self._spare = tuple(t.new_zeros(len(rows), *t.shape[1:]) for t in (self.k, self.v))
+        moved = tuple(spare[: len(rows)] for spare in self._spare)
+        for old, new in zip((self.k, self.v), moved, strict=True):
+            torch.index_select(old[:, :, :n_used], 0, rows, out=new[:, :, :n_used])
+        self._spare, (self.k, self.v) = (self.k, self.v), moved
 
     def append(self, k: Tensor, v: Tensor, place: Placement) -> tuple[Tensor, Tensor]:
         rows = torch.arange(k.shape[0], device=k.device)[:, None]
