@@ -218,6 +218,27 @@ def test_training_without_dropout_has_the_same_gradients(pair: Pair, token_ids: 
         close(gradient, torch.zeros_like(gradient) if expected[name] is None else expected[name], atol=1e-9)
 
 
+def test_training_with_dropout_drops_in_the_same_places(pair: Pair, token_ids: torch.Tensor) -> None:
+    written = pair.theirs.config.to_dict()
+    shares = {"embd_pdrop": 0.1, "attn_pdrop": 0.2, "resid_pdrop": 0.3, "attention_dropout": 0.1, "classifier_dropout": 0.4}
+    changed = {key: share for key, share in shares.items() if key in written}
+    config = deepcopy(pair.theirs.config)
+    for key, share in changed.items():
+        setattr(config, key, share)
+    theirs = type(pair.theirs)(config).double().train()
+    theirs.load_state_dict(pair.theirs.state_dict())
+    theirs.set_attn_implementation("eager")
+    net = build(find_family(written).read(written | changed), kernel="reference").double().train()
+    net.load_state_dict(pair.loaded.net.state_dict())
+    with torch.random.fork_rng(), torch.no_grad(), widened(theirs):
+        torch.manual_seed(11)
+        expected = answers(theirs(token_ids))
+        torch.manual_seed(11)
+        ours = our_answers(pair, net(token_ids))
+    assert not torch.allclose(ours, our_answers(pair, pair.loaded.net(token_ids)))
+    close(ours, expected)  # the same generator, drawn from in the same order for tensors of the same shapes
+
+
 def as_they_run(family: Family) -> Family:
     """The family with the tensors that transformers has in memory, where they are not those of its files."""
     return replace(family, weights=family.also_read) if family.also_read is not None else family
