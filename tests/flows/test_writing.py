@@ -1,12 +1,14 @@
 """Generating and completing show what the engine gives, with true probabilities."""
 
 import math
+import re
 
 import pytest
 import torch
 
 from touchstone.errors import ConfigError, DataError, NoTokenizer
-from touchstone.flows.writing import alternatives, biases, offer, write
+from touchstone.flows.opening import Opening
+from touchstone.flows.writing import Form, alternatives, biases, offer, write
 from touchstone.infer import load
 
 
@@ -108,3 +110,30 @@ def test_completing_nothing_or_without_a_tokenizer_is_refused(model_folder):
     model.tokenizer = None
     with pytest.raises(NoTokenizer):
         alternatives(model, "a", n=1, max_new_tokens=1)
+
+
+def test_texts_fit_the_form_they_are_held_to(model_folder, shown):
+    sampling = {"max_new_tokens": 40, "temperature": 1.0, "seed": 3}
+    chosen = write(model_folder, ["is it? ", "or "], sampling, shown[0], form=Form(choices=("yes", "no")))["completions"]
+    assert {(c["text"] in ("yes", "no"), c["finish_reason"]) for c in chosen} == {(True, "stop")}
+    [date] = write(model_folder, ["on "], sampling, shown[0], form=Form(regex="[0-9]{4}-[01][0-9]"))["completions"]
+    assert re.fullmatch("[0-9]{4}-[01][0-9]", date["text"])
+    [value] = write(model_folder, ["= "], sampling, shown[0], form=Form(json_schema='{"type": "boolean"}'))["completions"]
+    assert value["text"] in ("true", "false")
+    [spelt] = write(model_folder, ["= "], sampling, shown[0], form=Form(grammar='start: "ab" | "cd"'))["completions"]
+    assert spelt["text"] in ("ab", "cd")
+
+
+def test_a_text_is_held_to_one_form(model_folder, shown):
+    with pytest.raises(ConfigError, match="one of `--json-schema`"):
+        write(model_folder, ["a"], {}, shown[0], form=Form(regex="a", choices=("b",)))
+
+
+def test_int8_and_guessing_write_too(model_folder, shown):
+    settings = {"max_new_tokens": 6, "temperature": 0.0}
+    plain = write(model_folder, ["def add"], settings, shown[0])["completions"]
+    guessed = write(model_folder, ["def add"], settings, shown[0], opening=Opening(draft="prompt-lookup"))["completions"]
+    assert guessed[0]["token_ids"] == plain[0]["token_ids"]
+    assert (
+        write(model_folder, ["def add"], settings, shown[0], opening=Opening(weights="int8"))["completions"][0]["finish_reason"] == "length"
+    )

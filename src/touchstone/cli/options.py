@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "DataPaths", "Device", "DryRun", "Dtype", "Lang", "LangOption", "ModelFolder", "TextField"]
+__all__ = [
+    "AsJson",
+    "DataPaths",
+    "Device",
+    "Draft",
+    "DryRun",
+    "Dtype",
+    "Invariant",
+    "Lang",
+    "LangOption",
+    "ModelFolder",
+    "TextField",
+    "Weights",
+    "WeightsName",
+]
 
 
 class Lang(StrEnum):
@@ -14,6 +28,12 @@ class Lang(StrEnum):
 
     en = "en"
     zh = "zh"
+
+
+class WeightsName(StrEnum):
+    """Forms of the weights other than the stored one."""
+
+    int8 = "int8"
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
@@ -27,3 +47,13 @@ TextField = Annotated[str, typer.Option("--text-field", metavar="NAME", help="Th
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder or a run folder.")]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, float32, bfloat16 or float64.")]
+Weights = Annotated[
+    WeightsName | None, typer.Option("--weights", metavar="NAME", help="int8: products in 8 bits, faster on a CPU; as stored if not given.")
+]
+Invariant = Annotated[
+    bool, typer.Option("--invariant", help="The same bits whatever else runs: slower, on a CPU in float32 or with --weights int8.")
+]
+Draft = Annotated[
+    str | None,
+    typer.Option("--draft", metavar="MODEL", help="prompt-lookup, or a smaller model of the same tokens: guesses ahead, changes no token."),
+]

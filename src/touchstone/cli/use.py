@@ -1,11 +1,12 @@
 """Verbs that use a model: `evaluate`, `generate`, `complete`."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from touchstone.cli.options import AsJson, DataPaths, Device, Dtype, Lang, LangOption, ModelFolder, TextField
+from touchstone.cli.options import AsJson, DataPaths, Device, Draft, Dtype, Invariant, Lang, LangOption, ModelFolder, TextField, Weights
 
 __all__ = ["complete", "evaluate", "generate"]
 
@@ -78,9 +79,19 @@ def generate(
     top_logprobs: Annotated[
         int | None, typer.Option("--top-logprobs", metavar="N", help="With --json: the N likeliest at each step.")
     ] = None,
+    num_beams: Annotated[int | None, typer.Option("--num-beams", metavar="N", help="Search with so many beams; 1 = none.")] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option("--json-schema", metavar="FILE", help="Write JSON that this schema accepts, and nothing else.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option("--regex", metavar="PATTERN", help="Write text that this pattern matches whole.")] = None,
+    grammar: Annotated[Path | None, typer.Option("--grammar", metavar="FILE", help="Write text of this Lark grammar.")] = None,
+    choice: Annotated[list[str] | None, typer.Option("--choice", metavar="TEXT", help="Write one of these; repeatable.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show text as it comes.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    invariant: Invariant = False,
+    draft: Draft = None,
     lang: LangOption = Lang.en,
     as_json: AsJson = False,
 ) -> int:
@@ -92,11 +103,13 @@ def generate(
       touchstone generate runs/mine "Once upon a time" --max-new-tokens 80 --temperature 0.8 --seed 1
       touchstone generate runs/mine "First" "Second" --n 2 --json
       cat prompt.txt | touchstone generate runs/mine - --stream
+      touchstone generate runs/mine "Is it good? " --choice yes --choice no --weights int8
     """
     from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
-    from touchstone.flows.writing import biases, write
+    from touchstone.flows.opening import Opening
+    from touchstone.flows.writing import Form, biases, write
 
     sampling = {
         "max_new_tokens": max_new_tokens,
@@ -114,9 +127,13 @@ def generate(
         "seed": seed,
         "n": n,
         "top_logprobs": top_logprobs,
+        "num_beams": num_beams,
     }
+    form = Form(_content(json_schema), regex, _content(grammar), tuple(choice or ()))
     texts = [_text(prompt) for prompt in prompts]
-    return finish(terminal, write(model, texts, sampling, terminal, stream=stream, device=device, dtype=dtype))
+    opening = Opening(device, dtype, weights.value if weights else None, invariant, draft)
+    written = write(model, texts, sampling, terminal, stream=stream, form=None if form == Form() else form, opening=opening)
+    return finish(terminal, written)
 
 
 def complete(
@@ -127,6 +144,7 @@ def complete(
     lines: Annotated[int, typer.Option("--lines", metavar="N", min=1, help="Lines to complete; a continuation ends with the last.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
     lang: LangOption = Lang.en,
     as_json: AsJson = False,
 ) -> int:
@@ -141,12 +159,12 @@ def complete(
     from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
+    from touchstone.flows.opening import Opening
     from touchstone.flows.writing import offer
 
     given = _text("-" if text is None else text)
-    offered = offer(
-        model, given, terminal, n_alternatives=alternatives, max_new_tokens=max_new_tokens, n_lines=lines, device=device, dtype=dtype
-    )
+    opening = Opening(device, dtype, weights.value if weights else None)
+    offered = offer(model, given, terminal, n_alternatives=alternatives, max_new_tokens=max_new_tokens, n_lines=lines, opening=opening)
     return finish(terminal, offered)
 
 
@@ -157,3 +175,15 @@ def _text(argument: str) -> str:
     if sys.stdin.isatty():
         typer.echo("Reading from the terminal; end with Ctrl-D.", err=True)
     return sys.stdin.buffer.read().decode("utf-8", "strict")
+
+
+def _content(path: Path | None) -> str | None:
+    """The text of a file; None where none is named."""
+    if path is None:
+        return None
+    from touchstone.errors import ConfigError
+
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error}).") from None

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.errors import ConfigError, DataError, NoTokenizer
-from touchstone.infer import Completion, LanguageModel, load
+from touchstone.flows.opening import Opening
+from touchstone.infer import Completion, LanguageModel
+from touchstone.infer.request import RuleFactory
 from touchstone.infer.stop import CompletionText
+from touchstone.prompt.constrain import Constrainer
 from touchstone.report.terminal import Terminal
 
-__all__ = ["Alternative", "alternatives", "biases", "offer", "write"]
+__all__ = ["Alternative", "Form", "alternatives", "biases", "offer", "write"]
 
 
 def biases(entries: Iterable[str]) -> dict[int, float] | None:
@@ -27,6 +30,28 @@ def biases(entries: Iterable[str]) -> dict[int, float] | None:
     return found or None
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a text must fit: one of a JSON Schema (as text), a regular expression, a Lark grammar (as text) and a list of choices."""
+
+    json_schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    choices: Sequence[str] = ()
+
+    def constraint(self, model: LanguageModel) -> RuleFactory:
+        """For one model. Raises ConfigError unless exactly one is given, and what `Constrainer` raises."""
+        n_given = sum(part is not None for part in (self.json_schema, self.regex, self.grammar)) + bool(self.choices)
+        if n_given != 1:
+            raise ConfigError("Give one of `--json-schema`, `--regex`, `--grammar` and `--choice`; a text can be held to one form.")
+        constrainer = Constrainer.of(model)
+        if self.json_schema is not None:
+            return constrainer.json_schema(self.json_schema)
+        if self.regex is not None:
+            return constrainer.regex(self.regex)
+        return constrainer.grammar(self.grammar) if self.grammar is not None else constrainer.choice(self.choices)
+
+
 def write(
     folder: Path | str,
     prompts: Sequence[str],
@@ -34,15 +59,17 @@ def write(
     terminal: Terminal,
     *,
     stream: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
+    form: Form | None = None,
+    opening: Opening = Opening(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Continue each prompt and show the texts; fields of `sampling` that are None are left to the model.
 
-    stream: show text as it comes; one prompt with one completion only.
+    stream: show text as it comes; one prompt with one completion only. form: what the texts must fit.
     """
-    model = load(os.fspath(folder), device=device, dtype=dtype)
+    model = opening.load(folder)
     given = {name: value for name, value in sampling.items() if value is not None}
+    if form is not None:
+        given["constraint"] = form.constraint(model)
     if stream and (len(prompts) > 1 or (given.get("n") or 1) > 1):
         raise ConfigError("`--stream` shows one text as it comes; give one PROMPT and leave `--n` out.")
     if stream and not terminal.silent:
@@ -112,12 +139,11 @@ def offer(
     n_alternatives: int = 3,
     max_new_tokens: int = 24,
     n_lines: int = 1,
-    device: str = "auto",
-    dtype: str = "auto",
+    opening: Opening = Opening(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Show the likeliest ways to go on with a text."""
     words = terminal.words
-    model = load(os.fspath(folder), device=device, dtype=dtype)
+    model = opening.load(folder)
     found, n_left_out = alternatives(model, text, n=n_alternatives, max_new_tokens=max_new_tokens, n_lines=n_lines)
     if n_left_out:
         terminal.say(words("complete.left_out", n=n_left_out), style="dim")
