@@ -172,6 +172,23 @@ def test_layers_beside_each_other_keep_their_factors_and_their_operators():
     assert joined.more_rows is layers[0].more_rows
 
 
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_layers_that_lie_beside_each_other_are_not_moved_again(kind):
+    plain = [Linear(7, n) for n in (5, 3, 4)]
+    layers = plain if kind == "float32" else [Int8Linear.of(layer) for layer in plain]
+    first = beside(layers)
+    places = [layer.weight.data_ptr() for layer in layers]
+    again = beside(layers)
+    assert [layer.weight.data_ptr() for layer in layers] == places
+    assert again.weight.data_ptr() == first.weight.data_ptr()
+    assert first.holds(*layers)
+    assert again.holds(*layers)
+    x = torch.randn(2, 7)
+    assert torch.equal(again(x), first(x))
+    torch.testing.assert_close(beside(layers[:2])(x), first(x)[:, :8])  # fewer of them are one layer too
+    assert beside(layers[::-1]).weight.data_ptr() not in places  # in another order they are copied
+
+
 def test_layers_with_other_factors_are_not_put_beside_each_other():
     plain, smooth = Int8Linear.of(linear(12, 5)), Int8Linear.of(linear(12, 5), torch.full((12,), 0.5))
     for pair in ((plain, smooth), (smooth, plain), (plain, Int8Linear.of(linear(11, 5)))):

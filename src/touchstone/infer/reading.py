@@ -13,9 +13,11 @@ from torch import Tensor
 
 from touchstone.errors import ConfigError
 from touchstone.infer.packed_body import PackedBody, can_pack_stack, packed_rows
+from touchstone.infer.packed_layer import FusedLayer, PackedLayer
 from touchstone.infer.runner import at_least_fp32, evaluating
 from touchstone.models.heads import ClassifyHead, PoolHead
 from touchstone.models.net import Body, LanguageNet
+from touchstone.models.quantized import is_int8
 from touchstone.models.transformer import Decoder, Encoder, EncoderDecoder
 from touchstone.text.batch import group_by_token_budget
 from touchstone.text.tokenizer import Encoded
@@ -108,7 +110,9 @@ def _read(net: LanguageNet, rows: Sequence[Row]) -> Iterator[_Read]:
     packs = stack is not None and can_pack_stack(stack) and net.embed.weight.device.type == "cpu"
     with evaluating(net), torch.inference_mode():
         if stack is not None and packs:
-            yield from _read_packed(PackedBody(net, stack), rows, lengths)
+            # in int8, layers beside each other round their input once; other weights stay where a training may have them
+            body = PackedBody(net, stack, FusedLayer if is_int8(net) else PackedLayer)
+            yield from _read_packed(body, rows, lengths)
         else:
             yield from _read_padded(net, rows, lengths)
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from touchstone.errors import ConfigError, ShapeError
 from touchstone.nn.embedding import TokenTable
-from touchstone.nn.linear import Linear
+from touchstone.nn.linear import Linear, neighbours
 
 __all__ = ["Int8Choice", "Int8Linear", "Int8ProductName", "Int8Table", "beside", "choose_int8_product", "use_int8_product"]
 
@@ -159,6 +159,10 @@ class Int8Linear(nn.Module):
         joined = Int8Linear(self.in_features, sum(layer.out_features for layer in layers), bias=False)
         joined.one_row, joined.more_rows, joined.smooth = self.one_row, self.more_rows, self.smooth
         for name in ("weight", "scale", *(("bias",) if self.bias is not None else ())):
+            there = neighbours([getattr(layer, name) for layer in layers])
+            if there is not None:
+                setattr(joined, name, there)
+                continue
             whole = torch.cat([getattr(layer, name) for layer in layers])
             setattr(joined, name, whole)
             for layer, piece in zip(layers, whole.split([layer.out_features for layer in layers]), strict=True):

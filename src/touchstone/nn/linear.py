@@ -1,12 +1,14 @@
 """Linear layers. Which product computes them is the network's numeric scheme, set by `products.use_product`."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from touchstone.nn.products import Multiplying
 
-__all__ = ["Linear", "build_linear"]
+__all__ = ["Linear", "build_linear", "neighbours"]
 
 
 class Linear(Multiplying, nn.Linear):
@@ -42,8 +44,21 @@ def build_linear(d_in: int, d_out: int, *, bias: bool) -> Linear:
     return Linear(d_in, d_out, bias=bias)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    """All parts in one tensor, of which they become views."""
+def neighbours(parts: Sequence[Tensor]) -> Tensor | None:
+    """The tensor that the parts are made of, one behind the other along their first dimension; None where they lie elsewhere."""
+    first, end = parts[0].detach(), parts[0].data_ptr()
+    for part in parts:
+        if part.data_ptr() != end or not part.is_contiguous() or part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            return None
+        end += part.numel() * part.element_size()
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """All parts in one tensor, of which they become views if they are not."""
+    there = neighbours(parts)
+    if there is not None:
+        return there
     whole = torch.cat([part.detach() for part in parts])
     for part, piece in zip(parts, whole.split([len(part) for part in parts]), strict=True):
         part.data = piece
