@@ -14,7 +14,7 @@ from touchstone.nn import int8
 from touchstone.nn.int8 import Int8Linear, Int8Table, beside, choose_int8_product, use_int8_product
 from touchstone.nn.linear import Linear
 
-OPERATORS = ("int_mm", "qlinear", "reference")
+OPERATORS = ("int_mm", "fbgemm", "qlinear", "reference")
 SHAPES = ((0, 5, 7), (1, 1, 1), (1, 64, 3), (2, 37, 41), (3, 129, 65), (17, 31, 130), (17, 3, 1), (3, 1, 5), (2, 3073, 5))
 ROWS = (1, 2, 3, 5, 16, 64)
 
@@ -244,8 +244,9 @@ def test_an_operator_is_chosen_only_if_it_is_exact(monkeypatch):
     def absent(codes, by):
         raise NotImplementedError
 
-    assert {choose_int8_product().one_row, choose_int8_product().more_rows} <= {"int_mm", "qlinear"}
+    assert {choose_int8_product().one_row, choose_int8_product().more_rows} <= {"int_mm", "fbgemm", "qlinear"}
     monkeypatch.setitem(int8._PRODUCTS, "qlinear", absent)
+    monkeypatch.setitem(int8._PRODUCTS, "fbgemm", absent)
     choice = choose_int8_product()
     assert (choice.one_row, choice.more_rows) == ("int_mm", "int_mm")
     monkeypatch.setitem(int8._PRODUCTS, "int_mm", saturating)

@@ -246,7 +246,7 @@ class LanguageModel:
         given, longest = several_texts(texts, "classify", "texts or pairs"), reading_length(net) if truncate else None
         encoded = [encode_text(tokenizer, text, longest) for text in given]
         found = classify_rows(net, [Row.of(each, net) for each in encoded], self.labels, [each.n_cut for each in encoded])
-        calibration = class_calibration(self.card.calibration, self._weights_hash, self._numeric_scheme, self.labels)
+        calibration = class_calibration(self.card.calibration, lambda: self.weights_hash, self.numeric_scheme, self.labels)
         return [self._with_confidence(each, calibration) for each in found]
 
     def tag(self, texts: Sequence[str], *, stride: int = 64) -> list[Tagging]:
@@ -303,9 +303,11 @@ class LanguageModel:
         if self._engine is not None and seen == self._weights_seen:
             return
         self._weights_seen, self._engine = seen, None
-        self._calibration = next_token_calibration(self.card.calibration, self._weights_hash, self._numeric_scheme)
+        self._calibration = next_token_calibration(self.card.calibration, lambda: self.weights_hash, self.numeric_scheme)
 
-    def _weights_hash(self) -> str:
+    @property
+    def weights_hash(self) -> str:
+        """Changes with any bit of any weight; a calibration holds for one hash."""
         if isinstance(self.net, NgramModel):
             return weights_hash({name: torch.from_numpy(array) for name, array in self.net.to_arrays().items()})
         return weights_hash(self.net.state_dict())
@@ -315,7 +317,8 @@ class LanguageModel:
         return 0 if self.invariant else MAX_TOKENS
 
     @property
-    def _numeric_scheme(self) -> str:
+    def numeric_scheme(self) -> str:
+        """In what numbers the model runs; a calibration holds for one scheme."""
         return "float64" if isinstance(self.net, NgramModel) else numeric_scheme(self.net)
 
     def _explained(self, completion: Completion) -> Completion:

@@ -125,8 +125,12 @@ class PackedLayer:
         keys, values = cache
         step.store(keys[..., :d_head], k)
         step.store(values[..., :d_head], v)
+        return attn.o_proj(self.mix(q, step, keys, values))
+
+    def mix(self, q: Float[Tensor, "N H K"], step: Step, keys: Tensor, values: Tensor) -> Float[Tensor, "N HK"]:
+        """What the queries of all texts mix of their values."""
         mixed = [self.look(q[span.low : span.high], span, keys, values) for span in step.spans]
-        return attn.o_proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
     def project(self, x: Float[Tensor, "N D"]) -> tuple[Tensor, ...]:
         """Queries, keys and values, the heads side by side."""
@@ -201,6 +205,24 @@ class FusedLayer(PackedLayer):
 
     def project(self, x: Float[Tensor, "N D"]) -> tuple[Tensor, ...]:
         return self._qkv(x).split(self._widths, dim=1)
+
+    def mix(self, q: Float[Tensor, "N H K"], step: Step, keys: Tensor, values: Tensor) -> Float[Tensor, "N HK"]:
+        """The same; texts that write one token each take as few operations as they can: these are most of a step's."""
+        if self.slopes is not None:
+            return super().mix(q, step, keys, values)
+        heads, scale, window = (self.spec.n_kv_heads, self.n_shared, self.spec.d_head), self.block.attn.scale, self.spec.window
+        singles = q.reshape(-1, 1, *heads).unbind(0)  # a token's queries as rows beside the head that they share
+        k, v = keys[None], values[None]
+        mixed = []
+        for span in step.spans:
+            if span.n_queries == 1 and len(span.stretches) == 1:
+                low, high = span.stretches[0]
+                low += span.first_key(window)
+                seen = k.narrow(2, low, high - low), v.narrow(2, low, high - low)
+                mixed.append(F.scaled_dot_product_attention(singles[span.low], *seen, scale=scale))
+            else:
+                mixed.append(self.look(q[span.low : span.high], span, keys, values).view(-1, *heads))
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).flatten(1)
 
     def _mlp_of(self, block: Block) -> Callable[[Tensor], Tensor]:
         mlp = block.mlp

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from touchstone.infer.packed_layer import FusedLayer, Span
+from touchstone.infer.packed_layer import FusedLayer, PackedLayer, Span, Step
 
 __all__ = ["TILE", "TiledLayer"]
 
@@ -26,6 +26,9 @@ class TiledLayer(FusedLayer):
     @property
     def d_cached(self) -> int:
         return -(-self.spec.d_head // _FEATURES) * _FEATURES
+
+    def mix(self, q: Float[Tensor, "N H K"], step: Step, keys: Tensor, values: Tensor) -> Float[Tensor, "N HK"]:
+        return PackedLayer.mix(self, q, step, keys, values)
 
     def look(self, q: Float[Tensor, "T H K"], span: Span, keys: Tensor, values: Tensor) -> Float[Tensor, "T HK"]:
         first_tile, last_tile = span.start // TILE, (span.end - 1) // TILE

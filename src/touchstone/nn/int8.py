@@ -12,6 +12,7 @@ Sources: Dettmers et al. 2022, LLM.int8() §2 (a scale a row and an output); Xia
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -27,13 +28,14 @@ from touchstone.nn.linear import Linear, neighbours
 
 __all__ = ["Int8Choice", "Int8Linear", "Int8ProductName", "Int8Table", "beside", "choose_int8_product", "use_int8_product"]
 
-Int8ProductName = Literal["int_mm", "qlinear", "reference"]
+Int8ProductName = Literal["int_mm", "fbgemm", "qlinear", "reference"]
 _LEVELS = 127  # of each sign; -128 is left out, so that both signs round alike
 _WIDEST = (1 << 31) // _LEVELS**2  # inputs whose sum of products fits in int32
-_SHAPES = ((768, 768), (768, 3072), (3072, 768))  # (in, out) at which operators are measured
+_SHAPES = ((768, 768), (768, 3072), (3072, 768)) * 8  # (in, out) at which operators are measured: 42 MB, more than most caches hold
 _ROWS = 16
+_TRIES = 4
 _FEW_NUMBERS = 2**17  # a copy of so many stays in a core's cache
-_MIN_GAIN = 1.1  # below this qlinear's second copy of the weights is not worth it
+_MIN_GAIN = 1.1  # below this a second copy of the weights is not worth it
 
 
 class Operands:
@@ -45,43 +47,75 @@ class Operands:
     def __init__(self, weight: Int8[Tensor, "O I"], scale: Tensor, bias: Tensor | None, smooth: Tensor | None) -> None:
         self.weight, self.columns, self.scale, self.bias, self.smooth = weight, weight.t(), scale, bias, smooth
         self.levels = torch.tensor(float(_LEVELS))
+        self.nothing = torch.tensor(0.0)
         self.shift = torch.tensor(128, dtype=torch.uint8)
         self.zero_points = torch.zeros(len(weight), dtype=torch.int32)
-        self._packed: Tensor | None = None
+        self._packed: dict[str, Any] = {}
 
-    def packed(self) -> Tensor:
-        """A second copy of the weights, laid out for oneDNN, made when it is first asked for."""
-        if self._packed is None:
-            self._packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
-        return self._packed
+    def packed(self, operator: Literal["qlinear", "fbgemm"]) -> Any:
+        """A second copy of the weights, laid out for an operator, made when it is first asked for."""
+        if operator not in self._packed:
+            self._packed[operator] = _PACKINGS[operator](self.weight, self.scale)
+        return self._packed[operator]
 
 
 Int8Product = Callable[[Tensor, Operands], Tensor]
+"""From codes, whole numbers in fp32, (M, I), to q · W_q times the scales, (M, O)."""
 
 
-def int_mm(codes: Int8[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
-    """q · W_q, times the scales, by torch's integer product."""
+def int_mm(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
+    """By torch's integer product."""
     if codes.shape[1] == 1:  # torch 2.13 takes the strides of such weights for others and reads elsewhere
         return reference(codes, by)
-    return torch._int_mm(codes, by.columns).float().mul_(by.scale)
+    return torch._int_mm(codes.char(), by.columns).float().mul_(by.scale)
 
 
-def qlinear(codes: Int8[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
-    """The same by oneDNN's product over packed weights; it takes q + 128 in uint8 and removes the 128 from the sums."""
+def fbgemm(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
+    """By FBGEMM's product over packed weights, which turns the codes into uint8 and the sums into fp32 on the way."""
     if not len(codes):
         return torch.empty(0, len(by.scale))
-    shifted = codes.view(torch.uint8) ^ by.shift
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default(codes, 1.0, 128, by.packed("fbgemm"))
+
+
+def qlinear(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
+    """By oneDNN's product over packed weights; it takes q + 128 in uint8 and removes the 128 from the sums."""
+    if not len(codes):
+        return torch.empty(0, len(by.scale))
+    shifted = codes.char().view(torch.uint8) ^ by.shift
     return torch.ops.onednn.qlinear_pointwise.default(
-        shifted, 1.0, 128, by.packed(), by.scale, by.zero_points, None, 1.0, 0, torch.float32, "none", [], ""
+        shifted, 1.0, 128, by.packed("qlinear"), by.scale, by.zero_points, None, 1.0, 0, torch.float32, "none", [], ""
     )
 
 
-def reference(codes: Int8[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
-    """The same in float64, which holds the sums exactly."""
-    return (codes.double() @ by.columns.double()).float() * by.scale
+def reference(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
+    """In float64, which holds the sums exactly."""
+    return (codes.char().double() @ by.columns.double()).float() * by.scale
 
 
-_PRODUCTS: dict[str, Int8Product] = {"int_mm": int_mm, "qlinear": qlinear, "reference": reference}
+_PRODUCTS: dict[str, Int8Product] = {"int_mm": int_mm, "fbgemm": fbgemm, "qlinear": qlinear, "reference": reference}
+
+
+def _pack_qlinear(weight: Int8[Tensor, "O I"], scale: Float[Tensor, " O"]) -> Any:
+    return torch.ops.onednn.qlinear_prepack(weight, None)
+
+
+def _pack_fbgemm(weight: Int8[Tensor, "O I"], scale: Float[Tensor, " O"]) -> Any:
+    """FBGEMM packs torch's quantized tensors only, whose making warns that they will go; then this operator is left out."""
+    engines = torch.backends.quantized
+    before = engines.engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        tensor = torch._make_per_channel_quantized_tensor(
+            weight.contiguous(), scale.double(), torch.zeros(len(weight), dtype=torch.long), 0
+        )
+        engines.engine = "fbgemm"
+        try:
+            return torch.ops.quantized.linear_prepack(tensor, None)
+        finally:
+            engines.engine = before
+
+
+_PACKINGS: dict[str, Callable[[Tensor, Tensor], Any]] = {"qlinear": _pack_qlinear, "fbgemm": _pack_fbgemm}
 
 
 class Int8Linear(nn.Module):
@@ -141,7 +175,8 @@ class Int8Linear(nn.Module):
         if by.smooth is not None:
             rows = rows * by.smooth
         step = _largest(rows).div_(by.levels)
-        codes = (rows / step).round_().char()  # 0/0 and inf/inf become any code: times a step of 0 it is 0, of inf no number
+        step.addcmul_(step, by.nothing)  # inf becomes no number
+        codes = (rows / step).round_()  # 0/0 and nan become any code: times a step of 0 it is 0, of nan no number
         y = (self.one_row if len(rows) == 1 else self.more_rows)(codes, by).mul_(step)
         if by.bias is not None:
             y.add_(by.bias)
@@ -196,7 +231,7 @@ class Int8Linear(nn.Module):
         return super()._apply(*arguments, **named)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_operands": None}  # oneDNN's layout cannot be copied
+        return {**self.__dict__, "_operands": None}  # the layouts of others cannot be copied
 
 
 class Int8Table(TokenTable):
@@ -262,18 +297,20 @@ def use_int8_product(net: nn.Module, one_row: Int8ProductName, more_rows: Int8Pr
 
 
 def choose_int8_product() -> Int8Choice:
-    """Try the operators, and measure those that are exact on this machine, some milliseconds each, with the threads that are set now."""
-    fast: tuple[Int8ProductName, ...] = ("int_mm", "qlinear")
+    """Try the operators, and measure those that are exact on this machine, with the threads that are set now, in about half a second."""
+    fast: tuple[Int8ProductName, ...] = ("int_mm", "fbgemm", "qlinear")
     exact = [name for name in fast if _is_exact(_PRODUCTS[name])]
     if not exact:
         return Int8Choice("reference", "reference", "int8 by float64 products: no integer product of this build of torch is exact here")
     if len(exact) == 1:
         return Int8Choice(exact[0], exact[0], f"int8 by {exact[0]}, the only integer product that is exact here")
-    gains = _gains()
-    chosen: dict[int, Int8ProductName] = {n: "qlinear" if gain >= _MIN_GAIN else "int_mm" for n, gain in gains.items()}
-    measured = ", ".join(f"{gain:.2f} at {n}" for n, gain in gains.items())
-    reason = f"int8 by {chosen[1]} for one row and {chosen[_ROWS]} for more: qlinear's speed over int_mm's, by rows, measured {measured}"
-    return Int8Choice(chosen[1], chosen[_ROWS], reason)
+    plain, others = exact[0], exact[1:]  # each of the others keeps a second copy of the weights, so one at most is used
+    seconds = _measured(exact)
+    gains = {name: {n: took[plain] / took[name] for n, took in seconds.items()} for name in others}
+    best = max(others, key=lambda name: math.prod(gains[name].values()))
+    one, more = (best if gains[best][n] >= _MIN_GAIN else plain for n in (1, _ROWS))
+    told = "; ".join(f"{name} {', '.join(f'{gain:.2f} at {n}' for n, gain in gains[name].items())}" for name in others)
+    return Int8Choice(one, more, f"int8 by {one} for one row and {more} for more: speed over {plain}'s, by rows: {told}")
 
 
 @torch.inference_mode()
@@ -282,8 +319,8 @@ def _is_exact(product: Int8Product) -> bool:
     rng = torch.Generator().manual_seed(0)
     try:
         for n_rows, d_in, d_out in ((1, 768, 96), (2, 37, 41), (3, 1, 5), (5, 770, 33), (17, 64, 130), (64, 256, 64)):
-            codes = torch.randint(-_LEVELS, _LEVELS + 1, (n_rows, d_in), dtype=torch.int8, generator=rng)
-            largest = torch.full_like(codes, _LEVELS)
+            codes = torch.randint(-_LEVELS, _LEVELS + 1, (n_rows, d_in), generator=rng).float()
+            largest = torch.full_like(codes, float(_LEVELS))
             for weight in (torch.randn(d_out, d_in, generator=rng), torch.full((d_out, d_in), -1.0)):
                 by = Int8Linear.of_weight(weight, None)._prepare()
                 if not all(torch.equal(product(each, by), reference(each, by)) for each in (codes, largest, -largest)):
@@ -294,24 +331,23 @@ def _is_exact(product: Int8Product) -> bool:
 
 
 @torch.inference_mode()
-def _gains() -> dict[int, float]:
-    """By rows, the geometric mean over the shapes of int_mm's time divided by qlinear's; the best of several interleaved tries each."""
-    logs: dict[int, list[float]] = {1: [], _ROWS: []}
-    for d_in, d_out in _SHAPES:
-        by = Operands(torch.randint(-_LEVELS, _LEVELS + 1, (d_out, d_in), dtype=torch.int8), torch.ones(d_out), None, None)
-        by.packed()
-        for n_rows in logs:
-            codes = torch.randint(-_LEVELS, _LEVELS + 1, (n_rows, d_in), dtype=torch.int8)
-            times = [[_seconds(product, codes, by) for product in (int_mm, qlinear)] for _ in range(7)]
-            mine, theirs = (min(column) for column in zip(*times, strict=True))
-            logs[n_rows].append(math.log(mine / theirs))
-    return {n_rows: math.exp(sum(found) / len(found)) for n_rows, found in logs.items()}
-
-
-def _seconds(product: Int8Product, codes: Tensor, by: Operands) -> float:
-    start = time.perf_counter()
-    product(codes, by)
-    return time.perf_counter() - start
+def _measured(names: Sequence[Int8ProductName]) -> dict[int, dict[str, float]]:
+    """By rows and operator, the seconds of all shapes one after the other, so that no weight comes from a cache; the best of some tries."""
+    layers = [
+        Operands(torch.randint(-_LEVELS, _LEVELS + 1, (d_out, d_in), dtype=torch.int8), torch.ones(d_out), None, None)
+        for d_in, d_out in _SHAPES
+    ]
+    found: dict[int, dict[str, float]] = {}
+    for n_rows in (1, _ROWS):
+        codes = {d_in: torch.randint(-_LEVELS, _LEVELS + 1, (n_rows, d_in)).float() for d_in, _ in _SHAPES}
+        found[n_rows] = dict.fromkeys(names, math.inf)
+        for _ in range(_TRIES):
+            for name in names:
+                start = time.perf_counter()
+                for by in layers:
+                    _PRODUCTS[name](codes[by.weight.shape[1]], by)
+                found[n_rows][name] = min(found[n_rows][name], time.perf_counter() - start)
+    return found
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
