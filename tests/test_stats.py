@@ -213,3 +213,19 @@ def test_numbers_that_have_no_error_bar_are_refused(call, says):
 def test_settings_out_of_range_are_refused(call, says):
     with pytest.raises(ConfigError, match=says):
         call()
+
+
+def test_a_statistic_of_sums_is_resampled_as_a_ratio_is():
+    rng = np.random.default_rng(5)
+    above, below, clusters = rng.random(40), 1 + rng.random(40), np.arange(40) // 4
+    for names in (None, clusters, clusters[:5].repeat(8)):  # of units, of clusters, of too few clusters
+        found = stats.bootstrap_sums(lambda sums: sums[..., 0] / sums[..., 1], np.stack([above, below], axis=1), clusters=names)
+        assert found == stats.bootstrap_ratio(above, below, clusters=names)
+    with pytest.raises(DataError, match="`rows`"):
+        stats.bootstrap_sums(np.sum, [])
+
+
+def test_units_that_are_each_their_own_cluster_are_drawn_as_units_are():
+    values = np.random.default_rng(6).random(30)
+    plain, clustered = (stats.bootstrap_statistic(np.median, values, n_resamples=50, clusters=c) for c in (None, range(30)))
+    assert (plain.low, plain.high) == (clustered.low, clustered.high)

@@ -25,6 +25,7 @@ __all__ = [
     "bootstrap_mean",
     "bootstrap_ratio",
     "bootstrap_statistic",
+    "bootstrap_sums",
     "clopper_pearson",
     "mcnemar_exact",
     "paired_difference",
@@ -144,10 +145,30 @@ def bootstrap_statistic(
     rng = np.random.default_rng(seed)
     drawn = np.empty(n_resamples)
     for place in range(n_resamples):
-        rows = np.concatenate([groups[pick] for pick in rng.integers(len(groups), size=len(groups))])
+        picks = rng.integers(len(groups), size=len(groups))
+        rows = picks if clusters is None else np.concatenate([groups[pick] for pick in picks])
         drawn[place] = statistic(*(column[rows] for column in columns))
     low, high = np.quantile(drawn, _expanded(level, len(groups)))
     return Interval(value, float(low), float(high), level, len(groups), method)
+
+
+def bootstrap_sums(
+    statistic: Callable[[Floats], ArrayLike],
+    rows: ArrayLike,
+    *,
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    clusters: Sequence[Any] | None = None,
+) -> Interval:
+    """A statistic of the column sums of `rows` (units, C), such as F1 of counts or BLEU of a corpus, resampling units.
+
+    statistic: (..., C) sums to (...) values. One is made of all sums at once, so none is a mean of ratios.
+    """
+    counts = np.asarray(rows, dtype=np.float64)
+    if counts.ndim != 2 or not counts.size or not np.isfinite(counts).all():
+        raise DataError(f"`rows` must be finite numbers, a row of them for each of one unit or more, not of shape {counts.shape}.")
+    return _sums_interval(lambda sums: np.asarray(statistic(sums), dtype=np.float64), counts, level, n_resamples, seed, clusters)
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> Interval:
@@ -211,22 +232,28 @@ def permutation_test(a: ArrayLike, b: ArrayLike, *, n_resamples: int = 9999, see
 
 
 def _ratio_interval(above: Floats, below: Floats, level: float, n_resamples: int, seed: int, clusters: Sequence[Any] | None) -> Interval:
-    """Ratio of sums; a resample is a row of counts, so that many are one matrix product."""
-    _check(level, n_resamples)
     _same_length(above, below)
-    sums = _sum_by_cluster(np.stack([above, below], axis=1), clusters)  # (units, 2)
+    return _sums_interval(_ratio, np.stack([above, below], axis=1), level, n_resamples, seed, clusters)
+
+
+def _sums_interval(
+    statistic: Callable[[Floats], Floats], rows: Floats, level: float, n_resamples: int, seed: int, clusters: Sequence[Any] | None
+) -> Interval:
+    """A statistic of sums; a resample is a row of counts, so that many are one matrix product."""
+    _check(level, n_resamples)
+    sums = _sum_by_cluster(rows, clusters)  # (units, C)
     n, total = len(sums), sums.sum(axis=0)
-    value = float(_ratio(total))
+    value = float(statistic(total))
     if n < 2:
         return Interval(value, math.nan, math.nan, level, n, f"one unit{_of(clusters)}")
     if n < MIN_UNITS or n * n_resamples > MAX_DRAWS:
-        without = _ratio(total - sums)  # each unit left out once
+        without = statistic(total - sums)  # each unit left out once
         half = _t_quantile(level, n - 1) * math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
         return Interval(value, value - half, value + half, level, n, f"jackknife with Student's t{_of(clusters)}")
     rng = np.random.default_rng(seed)
-    rows = max(1, 4_000_000 // n)  # bounds the memory of the counts
-    sizes = [min(rows, n_resamples - done) for done in range(0, n_resamples, rows)]
-    drawn = np.concatenate([_ratio(rng.multinomial(n, np.full(n, 1 / n), size=size) @ sums) for size in sizes])
+    most = max(1, 4_000_000 // n)  # bounds the memory of the counts
+    sizes = [min(most, n_resamples - done) for done in range(0, n_resamples, most)]
+    drawn = np.concatenate([statistic(rng.multinomial(n, np.full(n, 1 / n), size=size) @ sums) for size in sizes])
     low, high = np.quantile(drawn, _expanded(level, n))
     return Interval(value, float(low), float(high), level, n, f"expanded percentile bootstrap, {n_resamples} resamples{_of(clusters)}")
 

@@ -59,6 +59,37 @@ def test_rankings_match_the_method_sheet():
     assert measure.auroc(CONFIDENCE, CORRECT, resampling=None).value == pytest.approx(GOLDEN["auroc_confidence"], abs=1e-10)
 
 
+def test_the_areas_behind_the_rankings_match_the_method_sheet():
+    oracle = measure.aurc(CORRECT, CORRECT, resampling=None).value  # every wrong answer last
+    assert oracle == pytest.approx(GOLDEN["aurc_oracle"], abs=1e-10)
+    area = 1 - measure.aurc(CONFIDENCE, CORRECT, resampling=None).value
+    assert area == pytest.approx(GOLDEN["prr"]["area"], abs=1e-10)
+    assert 1 - oracle == pytest.approx(GOLDEN["prr"]["oracle_area"], abs=1e-10)
+    chance = 1 - measure.aurc(np.full(10, 0.5), CORRECT, resampling=None).value
+    assert chance == pytest.approx(GOLDEN["prr"]["random_area_expected"], abs=1e-12)
+    assert GOLDEN["risk_coverage"][-1] == pytest.approx(1 - GOLDEN["accuracy"])  # at coverage 1 the risk is the error rate
+    assert 1 - area == pytest.approx(np.mean(GOLDEN["risk_coverage"]), abs=1e-10)
+
+
+@pytest.mark.parametrize(("bins", "other_rule"), [(5, 0.114), (10, 0.314)])
+def test_the_other_edge_rule_would_move_the_sheets_error_by_ten_points(bins, other_rule):
+    # A hair above its edge a confidence falls into the bin above, as with bins [lo, hi).
+    above = np.nextafter(CONFIDENCE, 1)
+    assert measure.ece_equal_width(above, CORRECT, bins, resampling=None).value == pytest.approx(other_rule)
+
+
+def test_the_sum_form_of_the_brier_score_is_twice_the_other_for_two_classes():
+    rows, labels = np.stack([CONFIDENCE, 1 - CONFIDENCE], axis=1), np.where(CORRECT == 1, 0, 1)
+    assert measure.brier_multiclass(rows, labels, resampling=None).value == pytest.approx(2 * GOLDEN["brier_top_label"])
+
+
+def test_the_risk_at_every_coverage_matches_the_method_sheet():
+    """The k-th risk is k AURC(k surest) - (k - 1) AURC(k - 1 surest): the area is a mean of risks."""
+    surest = np.argsort(-CONFIDENCE)
+    areas = [k * measure.aurc(CONFIDENCE[surest[:k]], CORRECT[surest[:k]], resampling=None).value for k in range(1, 11)]
+    np.testing.assert_allclose(np.diff([0.0, *areas]), GOLDEN["risk_coverage"], atol=1e-10)
+
+
 def test_edges_belong_to_the_bin_below_and_the_ends_to_the_outer_bins():
     confidence = np.array([0.0, 0.2, 0.2000001, 0.6, 1.0])
     rows = measure.reliability_table(confidence, np.array([0, 0, 1, 1, 1]), 5)

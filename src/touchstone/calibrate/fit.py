@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Integer, Num
+from jaxtyping import Float, Float64, Integer
 from pydantic import Field, model_validator
 
+from touchstone.calibrate.arrays import Confidence, Correct, checked_labels, checked_logits, checked_scores, sigmoid, softmax
 from touchstone.calibrate.measure import Binning, bin_tops
-from touchstone.config import Config, parse, unknown_name
+from touchstone.calibrate.record import Record
+from touchstone.config import unknown_name
 from touchstone.errors import ConfigError, DataError
 
 __all__ = [
+    "MAX_CLASSES",
+    "Calibration",
     "HistogramBinning",
     "Isotonic",
     "Platt",
@@ -32,13 +36,11 @@ __all__ = [
     "temperature_loss",
 ]
 
-Confidence = Float[np.ndarray, " N"]
-Correct = Bool[np.ndarray, " N"] | Num[np.ndarray, " N"]  # True or 1 where the answer was right
-
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 """Where the search ends: beyond, a softmax of ordinary logits is one-hot or uniform in float64 already."""
 
-_MAX_CLASSES = 2048  # vector scaling solves a dense system of twice this size: 128 MB
+MAX_CLASSES = 2048
+"""Of vector scaling: it solves a dense system of twice this size, 128 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +91,7 @@ def temperature_loss(logits: Float[np.ndarray, "N V"], labels: Integer[np.ndarra
     )
 
 
-class _Record(Config):
-    """What every calibration shares: its plain form for the card."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that `from_dict` reads back to an equal record."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """The record whose `to_dict` gave this; ConfigError names what is missing, unknown or wrong."""
-        return parse(cls, record, source=f"{cls.__name__} record")
-
-
-class Temperature(_Record):
+class Temperature(Record):
     """softmax(z / T) with the T of least NLL: a confidence for every answer, the order of the answers unchanged."""
 
     method: Literal["temperature"] = "temperature"
@@ -156,7 +145,7 @@ class Temperature(_Record):
         return np.asarray(logits, dtype=np.float64) / self.temperature
 
 
-class VectorScaling(_Record):
+class VectorScaling(Record):
     """softmax(w z + b), a weight and a bias for each class; may change which answer is best."""
 
     method: Literal["vector"] = "vector"
@@ -178,13 +167,13 @@ class VectorScaling(_Record):
         """Minimise mean NLL + l2/2 (|w - 1|^2 + |b|^2) by Newton; the penalty holds classes that were hardly seen where they were."""
         z, labels = _logits(logits, labels)
         n, n_classes = z.shape
-        if n_classes > _MAX_CLASSES or not np.isfinite(z).all() or l2 <= 0:
-            raise ConfigError(f"Vector scaling takes finite logits of up to {_MAX_CLASSES} classes ({n_classes}) and `l2` above 0 ({l2}).")
+        if n_classes > MAX_CLASSES or not np.isfinite(z).all() or l2 <= 0:
+            raise ConfigError(f"Vector scaling takes finite logits of up to {MAX_CLASSES} classes ({n_classes}) and `l2` above 0 ({l2}).")
         target = np.eye(n_classes)[labels]
         identity = np.repeat([1.0, 0.0], n_classes)
 
         def probs_at(theta: np.ndarray) -> np.ndarray:
-            return _softmax(z * theta[:n_classes] + theta[n_classes:])
+            return softmax(z * theta[:n_classes] + theta[n_classes:])
 
         def nll_at(theta: np.ndarray) -> float:
             scaled = z * theta[:n_classes] + theta[n_classes:]
@@ -216,7 +205,7 @@ class VectorScaling(_Record):
         return np.asarray(logits, dtype=np.float64) * np.array(self.weights) + np.array(self.biases)
 
 
-class Platt(_Record):
+class Platt(Record):
     """sigma(slope * score + intercept) of a score that may be any number; the order is kept where the slope is above 0."""
 
     method: Literal["platt"] = "platt"
@@ -228,7 +217,7 @@ class Platt(_Record):
     @classmethod
     def fit(cls, scores: Float[np.ndarray, " N"], correct: Correct) -> "Platt":
         """Maximum likelihood with Platt's targets (N+ + 1)/(N+ + 2) and 1/(N- + 2), which keep separable data finite."""
-        s, right = _pairs(scores, correct, low=-np.inf, high=np.inf)
+        s, right = checked_scores(scores, correct)
         n_correct = int(right.sum())
         target = np.where(right == 1, (n_correct + 1) / (n_correct + 2), 1 / (len(s) - n_correct + 2))
         centre, width = float(s.mean()), float(s.std()) or 1.0
@@ -239,7 +228,7 @@ class Platt(_Record):
             return float((np.logaddexp(0, logit) - target * logit).mean())
 
         def derivatives(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            probs = _sigmoid(design @ theta)
+            probs = sigmoid(design @ theta)
             ridge = 1e-12 * np.eye(2)  # scores that are all alike leave the slope at 0
             return design.T @ (probs - target) / len(s), (design * (probs * (1 - probs))[:, None]).T @ design / len(s) + ridge
 
@@ -248,10 +237,10 @@ class Platt(_Record):
 
     def apply(self, scores: Float[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
         """The calibrated confidences."""
-        return _sigmoid(self.slope * np.asarray(scores, dtype=np.float64) + self.intercept)
+        return sigmoid(self.slope * np.asarray(scores, dtype=np.float64) + self.intercept)
 
 
-class HistogramBinning(_Record):
+class HistogramBinning(Record):
     """Each confidence becomes the accuracy of its bin; a bin that held nothing keeps its middle."""
 
     method: Literal["histogram"] = "histogram"
@@ -268,7 +257,7 @@ class HistogramBinning(_Record):
     @classmethod
     def fit(cls, confidence: Confidence, correct: Correct, bins: int = 15, *, binning: Binning = "equal width") -> "HistogramBinning":
         """Accuracy of every bin."""
-        sure, right = _pairs(confidence, correct, low=0, high=1)
+        sure, right = checked_scores(confidence, correct, low=0, high=1)
         tops = bin_tops(sure, bins, binning)
         place = np.searchsorted(tops, sure)
         hits, counts = np.bincount(place, right, bins), np.bincount(place, minlength=bins)
@@ -282,7 +271,7 @@ class HistogramBinning(_Record):
         return np.array(self.values)[np.minimum(place, len(self.values) - 1)]
 
 
-class Isotonic(_Record):
+class Isotonic(Record):
     """The non-decreasing function of the score with the least squared error; straight lines join its steps."""
 
     method: Literal["isotonic"] = "isotonic"
@@ -301,7 +290,7 @@ class Isotonic(_Record):
     @classmethod
     def fit(cls, scores: Float[np.ndarray, " N"], correct: Correct) -> "Isotonic":
         """Pool adjacent violators: neighbouring blocks merge while a later mean is not above an earlier one."""
-        s, right = _pairs(scores, correct, low=-np.inf, high=np.inf)
+        s, right = checked_scores(scores, correct)
         levels, place = np.unique(s, return_inverse=True)
         blocks: list[tuple[float, int, int]] = []  # sum, count, index of the first level
         for first, (sum_, count) in enumerate(zip(np.bincount(place, right).tolist(), np.bincount(place).tolist(), strict=True)):
@@ -358,32 +347,9 @@ def _newton(
     return theta
 
 
-def _softmax(z: np.ndarray) -> np.ndarray:
-    weights = np.exp(z - z.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -x))
-
-
 def _logits(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    z, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    if z.ndim != 2 or z.size == 0 or labels.shape != z.shape[:1]:
-        raise DataError(f"Logits (N, V) and labels (N,) do not fit: shapes {z.shape} and {labels.shape}.")
-    if not ((labels >= 0) & (labels < z.shape[1])).all():
-        raise DataError(f"Labels must lie in 0 to {z.shape[1] - 1}; these span {labels.min()} to {labels.max()}.")
-    if np.isnan(z).any() or (z == np.inf).any() or not np.isfinite(z[np.arange(len(z)), labels]).all():
-        raise DataError("Logits must be finite, or -inf for an answer that cannot be given and is no label.")
+    z = checked_logits(logits)
+    labels = checked_labels(labels, *z.shape)
+    if not np.isfinite(z[np.arange(len(z)), labels]).all():
+        raise DataError("A label's logit is -inf: an answer that cannot be given is no label.")
     return z, labels
-
-
-def _pairs(scores: np.ndarray, correct: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    s, right = np.asarray(scores, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if s.ndim != 1 or s.shape != right.shape or s.size == 0:
-        raise DataError(f"Scores and answers must be non-empty rows of one length, not of shapes {s.shape} and {right.shape}.")
-    if not np.isfinite(s).all() or s.min() < low or s.max() > high:
-        raise DataError(f"Scores must be finite{f' and lie in {low:g} to {high:g}' if high < np.inf else ''}.")
-    if not ((right == 0) | (right == 1)).all():
-        raise DataError("Each answer must be right (True, 1) or wrong (False, 0).")
-    return s, right

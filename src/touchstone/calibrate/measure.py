@@ -18,8 +18,9 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, Num
+from jaxtyping import Float, Integer
 
+from touchstone.calibrate.arrays import Confidence, Correct, checked_distributions, checked_labels
 from touchstone.errors import ConfigError, DataError
 from touchstone.stats import Interval, bootstrap_mean, bootstrap_ratio, bootstrap_statistic, clopper_pearson
 
@@ -31,6 +32,7 @@ __all__ = [
     "aurc",
     "auroc",
     "bin_tops",
+    "bootstrap_units",
     "brier_multiclass",
     "brier_top_label",
     "classwise_ece",
@@ -46,8 +48,6 @@ __all__ = [
 ]
 
 Binning = Literal["equal width", "equal mass"]
-Confidence = Float[np.ndarray, " N"]
-Correct = Bool[np.ndarray, " N"] | Num[np.ndarray, " N"]  # True or 1 where the answer was right
 
 _UNITS = 500  # bootstrap units: their random error in an interval's width is 1/sqrt(2 * 500), about 3 %
 _GROUPS = 512  # confidences this near each other are simulated as one
@@ -139,7 +139,7 @@ def classwise_ece(
     value = _ece(*_placed(place.ravel(), is_class.ravel() - flat, n_places))
     interval = floor = None
     if resampling is not None:
-        unit = np.repeat(_units(n, resampling), n_classes)
+        unit = np.repeat(bootstrap_units(n, resampling), n_classes)
         interval = _reflected(_interval(_ece, value, place.ravel(), is_class.ravel() - flat, n_places, unit, resampling))
         floor = _floor(_ece, place.ravel(), flat, n_places, resampling)
     return Measurement(
@@ -254,6 +254,15 @@ def bin_tops(confidence: Confidence, bins: int, binning: Binning) -> np.ndarray:
     return np.sort(confidence)[np.maximum(ends, 1) - 1]
 
 
+def bootstrap_units(n: int, resampling: Resampling) -> np.ndarray:
+    """The bootstrap unit of each row: itself or its cluster, gathered at random into blocks of equally many where there are too many."""
+    unit = np.arange(n) if resampling.clusters is None else _clusters(n, resampling.clusters)
+    n_units = int(unit.max()) + 1
+    if n_units <= _UNITS:
+        return unit
+    return (np.random.default_rng(resampling.seed).permutation(n_units) % _UNITS)[unit]
+
+
 def _binned(
     name: str, statistic: _Statistic, confidence: Confidence, correct: Correct, bins: int, binning: Binning, resampling: Resampling | None
 ) -> Measurement:
@@ -278,7 +287,7 @@ def _error(
     """A calibration error of residuals gathered in places, with its reflected interval and noise floor."""
     if resampling is None:
         return Measurement(name, value, estimator, bins, len(sure), None)
-    interval = _interval(statistic, value, place, right - sure, n_places, _units(len(sure), resampling), resampling)
+    interval = _interval(statistic, value, place, right - sure, n_places, bootstrap_units(len(sure), resampling), resampling)
     floor = _floor(statistic, place, sure, n_places, resampling)
     return Measurement(name, value, estimator, bins, len(sure), _reflected(interval), floor)
 
@@ -304,7 +313,7 @@ def _ranked(
         return Measurement(name, value, estimator, None, len(sure), None)
     if levels.size > _GROUPS:  # the spread, not the value, is taken from coarser levels
         place = place * _GROUPS // levels.size
-    interval = _interval(statistic, value, place, 1 - right, int(place.max()) + 1, _units(len(sure), resampling), resampling)
+    interval = _interval(statistic, value, place, 1 - right, int(place.max()) + 1, bootstrap_units(len(sure), resampling), resampling)
     interval = replace(interval, low=max(interval.low, limits[0]), high=min(interval.high, limits[1]))
     return Measurement(name, value, estimator, None, len(sure), interval)
 
@@ -422,15 +431,6 @@ def _reflected(interval: Interval) -> Interval:
     return replace(interval, low=max(0.0, min(low, interval.value)), high=max(high, interval.value), method=f"reflected {interval.method}")
 
 
-def _units(n: int, resampling: Resampling) -> np.ndarray:
-    """The bootstrap unit of each row: itself or its cluster, gathered at random into blocks of equally many where there are too many."""
-    unit = np.arange(n) if resampling.clusters is None else _clusters(n, resampling.clusters)
-    n_units = int(unit.max()) + 1
-    if n_units <= _UNITS:
-        return unit
-    return (np.random.default_rng(resampling.seed).permutation(n_units) % _UNITS)[unit]
-
-
 def _clusters(n: int, clusters: Sequence[Any] | np.ndarray) -> np.ndarray:
     names = np.asarray(clusters)
     if names.shape != (n,):
@@ -469,11 +469,5 @@ def _pairs(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _distributions(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rows, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    if rows.ndim != 2 or rows.size == 0 or labels.shape != rows.shape[:1]:
-        raise DataError(f"Probabilities (N, V) and labels (N,) do not fit: shapes {rows.shape} and {labels.shape}.")
-    if not ((rows >= 0) & (rows <= 1 + 1e-6)).all() or not (np.abs(rows.sum(axis=1) - 1) < 1e-3).all():
-        raise DataError("Each row of probabilities must lie in 0 to 1 and sum to 1; give a softmax, not logits.")
-    if not ((labels >= 0) & (labels < rows.shape[1])).all():
-        raise DataError(f"Labels must lie in 0 to {rows.shape[1] - 1}; these span {labels.min()} to {labels.max()}.")
-    return np.minimum(rows, 1.0), labels
+    rows = checked_distributions(probabilities)
+    return rows, checked_labels(labels, *rows.shape)
