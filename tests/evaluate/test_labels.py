@@ -1,5 +1,9 @@
 """Figures of labels against their definitions."""
 
+import re
+import string
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,3 +69,26 @@ def test_a_span_counts_when_its_kind_and_both_ends_are_right():
 def test_answers_are_compared_by_their_words(predicted, answers, match, f1):
     assert exact_match(predicted, answers) == match
     assert answer_f1(predicted, answers) == pytest.approx(f1)
+
+
+def squad_words(text):
+    """SQuAD's evaluation script: lower case, punctuation out, articles out, white space mended."""
+    kept = "".join(char for char in text.lower() if char not in set(string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+
+
+@given(
+    predicted=st.text(alphabet="The a.Nan-$ b\t", max_size=12),
+    answers=st.lists(st.text(alphabet="The a.Nan-$ b\t", max_size=12), max_size=3),
+)
+def test_english_answers_are_compared_as_squad_2s_script_does(predicted, answers):
+    gold = [answer for answer in answers if squad_words(answer)] or [""]
+    ours = squad_words(predicted)
+    scores = []
+    for answer in gold:
+        n_common = sum((Counter(ours) & Counter(squad_words(answer))).values())
+        precision, recall = n_common / max(len(ours), 1), n_common / max(len(squad_words(answer)), 1)
+        both_or_neither = float(ours == squad_words(answer))
+        scores.append(2 * precision * recall / (precision + recall) if n_common else both_or_neither if not ours else 0.0)
+    assert exact_match(predicted, answers) == max(" ".join(ours) == " ".join(squad_words(answer)) for answer in gold)
+    assert answer_f1(predicted, answers) == pytest.approx(max(scores))

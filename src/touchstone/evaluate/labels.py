@@ -9,12 +9,13 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from touchstone.errors import DataError
-from touchstone.stats import Interval, bootstrap_statistic, clopper_pearson
+from touchstone.stats import Interval, bootstrap_mean, bootstrap_statistic, clopper_pearson
 from touchstone.text.conll import spans_of
 from touchstone.text.token_kinds import is_unspaced
 
@@ -30,22 +31,33 @@ class SpanCounts:
     n_there: int
 
 
-def accuracy(predicted: ArrayLike, expected: ArrayLike, *, level: float = 0.95) -> Interval:
-    """The share of right answers, with its exact interval."""
-    right = np.asarray(predicted) == np.asarray(expected)
-    if not right.size:
-        raise DataError("accuracy of no answers: give at least one.")
+def accuracy(predicted: ArrayLike, expected: ArrayLike, clusters: Sequence[Any] | None = None, *, level: float = 0.95) -> Interval:
+    """The share of right answers, with its exact interval; by cluster, where answers hang together, the bootstrap's."""
+    ours, there = _same_answers(predicted, expected)
+    right = ours == there
+    if clusters is not None:
+        return bootstrap_mean(right, level=level, clusters=clusters)
     return clopper_pearson(int(right.sum()), right.size, level)
 
 
-def macro_f1(predicted: ArrayLike, expected: ArrayLike, *, level: float = 0.95, n_resamples: int = 500, seed: int = 0) -> Interval:
+def macro_f1(
+    predicted: ArrayLike,
+    expected: ArrayLike,
+    clusters: Sequence[Any] | None = None,
+    *,
+    level: float = 0.95,
+    n_resamples: int = 500,
+    seed: int = 0,
+) -> Interval:
     """The mean over classes of the F1 of each, for classes that occur in either; a class that is never found has 0."""
-    return bootstrap_statistic(_macro_f1, predicted, expected, level=level, n_resamples=n_resamples, seed=seed)
+    ours, there = _same_answers(predicted, expected)
+    return bootstrap_statistic(_macro_f1, ours, there, level=level, n_resamples=n_resamples, seed=seed, clusters=clusters)
 
 
 def span_f1(
     predicted: Sequence[Sequence[str]],
     expected: Sequence[Sequence[str]],
+    clusters: Sequence[Any] | None = None,
     *,
     level: float = 0.95,
     n_resamples: int = 1000,
@@ -54,17 +66,24 @@ def span_f1(
     """F1 over the spans of all sentences, which are what is resampled; 0 where no span is right."""
     counts = [_span_counts(ours, theirs) for ours, theirs in zip(predicted, expected, strict=True)]
     columns = np.array([(c.n_right, c.n_found, c.n_there) for c in counts], dtype=np.float64)
-    return bootstrap_statistic(_f1_of_counts, columns, level=level, n_resamples=n_resamples, seed=seed)
+    return bootstrap_statistic(_f1_of_counts, columns, level=level, n_resamples=n_resamples, seed=seed, clusters=clusters)
 
 
 def exact_match(predicted: str, answers: Sequence[str]) -> float:
     """1 if the answer is a right one but for case, articles, punctuation and white space; where there is none, only no answer is right."""
-    return float(_normalised(predicted) in {_normalised(answer) for answer in answers or [""]})
+    return float(_words(predicted) in _right_words(answers))
 
 
 def answer_f1(predicted: str, answers: Sequence[str]) -> float:
     """The best F1 of the answer's words with those of a right answer; characters are words in scripts without spaces."""
-    return max(_word_f1(_words(predicted), _words(answer)) for answer in answers or [""])
+    return max(_word_f1(_words(predicted), words) for words in _right_words(answers))
+
+
+def _same_answers(predicted: ArrayLike, expected: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    ours, there = np.asarray(predicted), np.asarray(expected)
+    if ours.shape != there.shape or ours.ndim != 1 or not ours.size:
+        raise DataError(f"`predicted` {ours.shape} and `expected` {there.shape} must be rows of the same answers, one or more.")
+    return ours, there
 
 
 def _macro_f1(predicted: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
@@ -85,8 +104,9 @@ def _f1_of_counts(columns: NDArray[np.float64]) -> float:
     return float(2 * n_right / (n_found + n_there)) if n_found + n_there else 0.0
 
 
-def _normalised(answer: str) -> str:
-    return " ".join(_words(answer))
+def _right_words(answers: Sequence[str]) -> list[list[str]]:
+    """The words of each right answer that has any; no words where there is none, as in SQuAD 2.0's script."""
+    return [words for answer in answers if (words := _words(answer))] or [[]]
 
 
 def _words(answer: str) -> list[str]:
