@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from touchstone.cli import begin, change, learn, look, slips, use
+from touchstone.cli import begin, change, judge, learn, look, slips, use
 from touchstone.errors import TouchstoneError
 
 __all__ = ["VERBS", "build_app", "main"]
@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "prepare": look.prepare,
     "train": learn.train,
     "evaluate": use.evaluate,
+    "calibrate": judge.calibrate,
     "generate": use.generate,
     "complete": use.complete,
     "convert": change.convert,

@@ -1,18 +1,29 @@
 """Verbs that use a model: `evaluate`, `generate`, `complete`."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from touchstone.cli import slips
 from touchstone.cli.options import AsJson, DataPaths, Device, Draft, Dtype, Invariant, Lang, LangOption, ModelFolder, TextField, Weights
+from touchstone.errors import ConfigError
 
-__all__ = ["complete", "evaluate", "generate"]
+__all__ = ["BadRows", "complete", "evaluate", "generate"]
+
+
+class BadRows(StrEnum):
+    """What becomes of a benchmark's rows that cannot be used."""
+
+    count = "count"
+    cut = "cut"
+    strict = "strict"
 
 
 def evaluate(
-    model: ModelFolder,
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="A model folder or a run folder.")] = None,
     data: DataPaths = [],  # noqa: B006 - typer copies it
     text_field: TextField = "text",
     stride: Annotated[
@@ -25,6 +36,23 @@ def evaluate(
             "--max-bytes", metavar="N", min=1, help="Score at most so much text, whole documents chosen by a hash of their names."
         ),
     ] = 2_000_000,
+    suite: Annotated[list[str], typer.Option("--suite", metavar="NAME", help="A benchmark, see --list; repeatable.")] = [],  # noqa: B006
+    suite_data: Annotated[
+        Path | None,
+        typer.Option("--suite-data", metavar="PATH", help="The benchmark's file, or a folder that holds the files of all (--list)."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Ask at most N examples, chosen by a hash of their names.")
+    ] = None,
+    shots: Annotated[int, typer.Option("--shots", metavar="N", min=0, help="Examples with their answers before each question.")] = 0,
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", metavar="FOLDER", help="Keep answers and figures there; the same command goes on after a stop."),
+    ] = None,
+    bad_rows: Annotated[
+        BadRows, typer.Option("--bad-rows", help="Rows that cannot be used: count them, cut those over the context, or stop (strict).")
+    ] = BadRows.count,
+    list_suites: Annotated[bool, typer.Option("--list", help="List the benchmarks, what they need and where their files lie.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     lang: LangOption = Lang.en,
@@ -33,16 +61,47 @@ def evaluate(
     """Measure how well a model predicts text: bits per byte with an interval by document, perplexity, calibration.
 
     Without --data, a run folder is measured on the test documents that its training kept out. Compressors stand beside it.
+    With --suite, benchmarks: every figure with its standard error, and with what a trivial answer scores.
 
     \b
     Examples:
       touchstone evaluate runs/mine
       touchstone evaluate runs/mine --data other_texts/
       touchstone evaluate runs/mine --data held_out.jsonl --json
+      touchstone evaluate --list
+      touchstone evaluate runs/mine --suite piqa --suite copa --suite-data data/ --limit 500 --results results/
     """
     from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
+    if list_suites:
+        from touchstone.flows.suite_measuring import show_suites
+
+        return finish(terminal, show_suites(terminal))
+    if model is None:
+        raise ConfigError(f"`evaluate` needs a model.{slips.did_you_mean(['evaluate', 'runs/mine'])}")
+    asked = {"--suite-data": suite_data, "--limit": limit, "--shots": shots or None, "--results": results}
+    if suite:
+        if data or stride is not None:
+            raise ConfigError("`--data` and `--stride` belong to a measurement without `--suite`; a benchmark's file is `--suite-data`.")
+        from touchstone.flows.suite_measuring import measure_suites
+
+        policy: Any = bad_rows.value
+        found = measure_suites(
+            model,
+            suite,
+            terminal,
+            data=suite_data,
+            limit=limit,
+            shots=shots,
+            results=results,
+            policy=policy,
+            device=device,
+            dtype=dtype,
+        )
+        return finish(terminal, found)
+    if stray := [name for name, value in asked.items() if value is not None]:
+        raise ConfigError(f"`{stray[0]}` belongs to `--suite NAME`; see `touchstone evaluate --list` for the names.")
     from touchstone.flows.measuring import measure_model
 
     found = measure_model(

@@ -21,14 +21,14 @@ from touchstone.files import (
     load_tensors,
     open_regular,
     publish_folder,
-    read_json,
     save_tensors,
     settle_folder,
     write_json,
     write_text,
 )
 from touchstone.models.build import build
-from touchstone.models.card import CARD_NAME, Card, SentencePooling, few_records, readme
+from touchstone.models.card import CARD_NAME, Card, SentencePooling, readme
+from touchstone.models.card_file import as_folder_error, plain_card, read_card, read_mapping
 from touchstone.models.families import choose_family, find_family, label_names, same_function
 from touchstone.models.generation import check_generation, generation_from_config, unknown_settings
 from touchstone.models.heads import ClassifyHead, TagHead
@@ -49,7 +49,6 @@ T = TypeVar("T")
 __all__ = ["FolderNotes", "LoadedModel", "SavedModel", "load_model", "save_model"]
 
 _NGRAM = "touchstone-ngram"
-_MAX_CONFIG_BYTES = 4 << 20  # names of 20,000 labels take half of it
 _MAX_TEMPLATE_BYTES = 1 << 20  # published templates have a few thousand
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TEMPLATE = "chat_template.jinja"
@@ -153,7 +152,7 @@ def save_model(
         for name, data in contents.sentence_files.items():
             (place / name).parent.mkdir(exist_ok=True)
             write_json(place / name, data)
-        write_json(place / CARD_NAME, contents.card.model_dump(mode="json", exclude_none=True, exclude={"chat_template", "pooling"}))
+        write_json(place / CARD_NAME, plain_card(contents.card))
         write_text(place / "README.md", contents.readme)
         _verify(place, shards.files, net, tokenizer, contents.card)
 
@@ -168,9 +167,9 @@ def load_model(folder: Path | str, *, kernel: KernelName = "sdpa") -> LoadedMode
     settle_folder(folder)
     if not folder.is_dir():
         raise ModelFolderError(f"{folder}: no such model folder.")
-    card, sentence = _read_card(folder), find_sentence_folder(folder)
+    card, sentence = read_card(folder), find_sentence_folder(folder)
     folder = sentence.model if sentence is not None else folder
-    config = _mapping(folder / "config.json")
+    config = read_mapping(folder / "config.json")
     load_net = {_NGRAM: _load_ngram, INT8_TYPE: _load_int8}.get(str(config.get("model_type")), _load_network)
     loaded = load_net(folder, config, card, kernel)
     tokenizer, ignored_files = _load_tokenizer(folder, loaded.spec.vocab_size)
@@ -225,7 +224,7 @@ def _load_network(folder: Path, config: dict[str, Any], card: Card, kernel: Kern
 
 
 def _load_int8(folder: Path, config: dict[str, Any], card: Card, kernel: KernelName) -> _Filled:
-    spec, smoothed = _as_folder_error(lambda: read_int8_config(config, str(folder / "config.json")))
+    spec, smoothed = as_folder_error(lambda: read_int8_config(config, str(folder / "config.json")))
     weights = find_weights(folder)
     _check_plausible(spec, weights, folder)
     with _WeightsOnMeta():
@@ -239,7 +238,7 @@ def _load_ngram(folder: Path, config: dict[str, Any], card: Card, kernel: Kernel
     told = config.get("spec")
     if not isinstance(told, dict):
         raise ModelFolderError(f"{folder / 'config.json'}: `spec` should be a mapping.")
-    spec = _as_folder_error(lambda: parse(NgramSpec, told, source=f"{folder / 'config.json'}: spec"))
+    spec = as_folder_error(lambda: parse(NgramSpec, told, source=f"{folder / 'config.json'}: spec"))
     weights = find_weights(folder)
     if wrong := [name for name, entry in weights.header.items() if entry.dtype != "I32"]:
         raise ModelFolderError(f"{folder}: n-gram counts are stored as I32; `{wrong[0]}` is not.")
@@ -372,7 +371,7 @@ def _exact_spec(said: ModelSpec, card: Card, folder: Path) -> ModelSpec:
     if card.spec is None:
         return said
     told = card.spec
-    spec = _as_folder_error(lambda: parse(ModelSpec, told, source=f"{folder / CARD_NAME}: spec"))
+    spec = as_folder_error(lambda: parse(ModelSpec, told, source=f"{folder / CARD_NAME}: spec"))
     if not same_function(spec, said):
         raise ModelFolderError(
             f"{folder}: config.json and the `spec` in {CARD_NAME} describe different models; remove that entry, or restore config.json."
@@ -425,16 +424,9 @@ def _load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer | None, di
 def _load_generation(folder: Path, config: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     path = folder / "generation_config.json"
     given = path.is_symlink() or path.exists()
-    generation = _mapping(path) if given else generation_from_config(config)
+    generation = read_mapping(path) if given else generation_from_config(config)
     warnings = check_generation(generation, vocab_size, str(path if given else folder / "config.json"))
     return generation, unknown_settings(generation), warnings
-
-
-def _read_card(folder: Path) -> Card:
-    path = folder / CARD_NAME
-    if not (path.is_symlink() or path.exists()):
-        return Card()
-    return _as_folder_error(lambda: parse(Card, few_records(_mapping(path)), source=str(path)))
 
 
 def _read_template(folder: Path) -> str | None:
@@ -449,20 +441,6 @@ def _read_template(folder: Path) -> str | None:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         raise ModelFolderError(f"{path}: should be UTF-8 text.") from None
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    data = read_json(path, max_bytes=_MAX_CONFIG_BYTES)
-    if not isinstance(data, dict):
-        raise ModelFolderError(f"{path}: should hold a mapping, not a {type(data).__name__}.")
-    return data
-
-
-def _as_folder_error(read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except ConfigError as error:
-        raise ModelFolderError(str(error)) from None
 
 
 def _touch(path: Path) -> None:

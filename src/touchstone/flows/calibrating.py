@@ -1,0 +1,238 @@
+"""The verb `calibrate`: fit what makes a model's confidence true, measure it on answers that the fit has not seen, keep it in the card.
+
+The rows are divided by a hash of their text, so that a text that comes twice is on one side. What is fitted on one half is measured on the
+other, and those very parameters are stored: the figures in the card are theirs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchstone.calibrate.arrays import softmax
+from touchstone.calibrate.choose import CalibrationChoice, choose_calibration, choose_confidence
+from touchstone.calibrate.fit import Calibration as Fitted
+from touchstone.calibrate.fit import Temperature, VectorScaling
+from touchstone.calibrate.measure import Measurement, Resampling, ece_equal_width, reliability_table
+from touchstone.config import closest
+from touchstone.errors import ConfigError, DataError, NoTokenizer, Unsupported
+from touchstone.evaluate.language import encode_documents, fit_temperature, sample_documents, score_language
+from touchstone.files import sha256_bytes
+from touchstone.flows.comparison import measurement_dict
+from touchstone.flows.measuring import ECE_BINS
+from touchstone.flows.net_training import today
+from touchstone.flows.opening import Opening
+from touchstone.infer import LanguageModel
+from touchstone.infer.calibration import labels_hash
+from touchstone.infer.locate import locate_model
+from touchstone.models.card import Calibration
+from touchstone.models.card_file import store_calibration
+from touchstone.models.net import LanguageNet
+from touchstone.report.plot import Reliability
+from touchstone.report.terminal import Terminal
+from touchstone.text.labelled import LabelledText, read_labelled
+from touchstone.text.read import ReadReport, read_documents
+
+__all__ = ["Calibrated", "CalibrationRequest", "calibrate_model", "fit_classes", "fit_next_token"]
+
+Target = Literal["class", "next-token"]
+MethodName = Literal["temperature", "vector", "platt", "histogram", "isotonic"]
+
+LEAST_ROWS = 40  # on either side: below, an interval says nothing
+MAX_BYTES = 1_000_000  # of text for a temperature of the next token
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What to calibrate, and by what. task: a name to find the record by. Fields are those of `text.labelled.read_labelled`."""
+
+    folder: Path
+    data: tuple[Path, ...]
+    task: str | None = None
+    method: MethodName | None = None
+    text_field: str = "text"
+    label_field: str = "label"
+    second_field: str | None = None
+    columns: tuple[str, ...] | None = None
+    opening: Opening = field(default_factory=Opening)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was fitted, None where nothing is better than the model's own word, and the error before and after on the half kept out."""
+
+    target: Target
+    fitted: Fitted | None
+    before: Measurement
+    after: Measurement
+    reliability_before: Reliability
+    reliability_after: Reliability
+    reason: str
+    n_fitted: int
+
+    @property
+    def helps(self) -> bool:
+        """Whether there is something to keep, and the error is smaller with it."""
+        return self.fitted is not None and self.after.value < self.before.value
+
+
+def calibrate_model(asked: CalibrationRequest, terminal: Terminal) -> dict[str, Any]:
+    """Fit, measure, store and show. Raises DataError for rows that cannot be used, Unsupported for a model without probabilities to fit.
+
+    A calibration that does not help is not stored.
+    """
+    words = terminal.words
+    model = asked.opening.load(asked.folder)
+    if not asked.data:
+        raise ConfigError("`calibrate` needs answers that the model has not learned from; give them with `--data PATH`.")
+    with terminal.progress(words("calibrate.reading")):
+        found = _fit(model, asked)
+    _show(found, terminal)
+    if found.helps:
+        store_calibration(locate_model(asked.folder), _record(found, model, asked.task))
+    outcome, style = ("stored", "good") if found.helps else ("not_stored", "dim")
+    terminal.say(words(f"calibrate.{outcome}", folder=asked.folder), style=style)
+    return {
+        "status": "ok",
+        "model": str(asked.folder),
+        "target": found.target,
+        "task": asked.task,
+        "stored": found.helps,
+        "fitted": None if found.fitted is None else found.fitted.to_dict(),
+        "reason": found.reason,
+        "ece_before": measurement_dict(found.before),
+        "ece_after": measurement_dict(found.after),
+        "n_fitted": found.n_fitted,
+    }
+
+
+def _fit(model: LanguageModel, asked: CalibrationRequest) -> Calibrated:
+    if "classify" in model.can:
+        rows = read_labelled(
+            asked.data,
+            text_field=asked.text_field,
+            label_field=asked.label_field,
+            second_field=asked.second_field,
+            columns=asked.columns,
+        )
+        return fit_classes(model, rows, method=asked.method)
+    if "rolling" in model.can:
+        if asked.method not in (None, "temperature"):
+            raise Unsupported(f"The next token of a vocabulary is calibrated by `temperature` only, not by `{asked.method}`.")
+        return fit_next_token(model, asked.data, text_field=asked.text_field)
+    raise Unsupported("This model gives neither classes nor next tokens, so there is no probability to calibrate.")
+
+
+def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: MethodName | None = None, seed: int = 0) -> Calibrated:
+    """A calibration of a classifier's labels from labelled rows; method: None = the one that measures best."""
+    labels = model.labels
+    numbers = {label: number for number, label in enumerate(labels)}
+    wrong = next((row for row in rows if row.label not in numbers), None)
+    if wrong is not None:
+        near = closest(wrong.label, labels, n=1)
+        hint = f"; did you mean `{near[0]}`?" if near else f"; the model's labels are {', '.join(labels[:10])}"
+        raise DataError(f"{wrong.place}: the model has no label `{wrong.label}`{hint}")
+    first = np.array([_is_first(row.text if row.second is None else f"{row.text}\n{row.second}") for row in rows])
+    _check_sides(first, "rows")
+    texts = [row.text if row.second is None else (row.text, row.second) for row in rows]
+    logits = np.array([found.logits for found in model.classify(texts, truncate=True)])
+    if logits.ndim != 2 or logits.shape[1] != len(labels):
+        raise Unsupported("This model's labels do not exclude each other; one confidence of an answer is not defined for them.")
+    truth = np.array([numbers[row.label] for row in rows])
+    choice = _choice(logits[first], truth[first], method, seed)
+    kept_out = logits[~first]
+    answers = kept_out.argmax(axis=1)
+    correct = answers == truth[~first]
+    sure = [softmax(kept_out)[np.arange(len(answers)), answers], class_confidence(choice.calibration, kept_out, answers)]
+    before, after = (ece_equal_width(confidence, correct, ECE_BINS) for confidence in sure)
+    curves = [_curve(confidence, correct) for confidence in sure]
+    return Calibrated("class", choice.calibration, before, after, curves[0], curves[1], choice.reason, int(first.sum()))
+
+
+def _choice(logits: NDArray[np.float64], truth: NDArray[np.int64], method: MethodName | None, seed: int) -> CalibrationChoice:
+    """By cross-validation of what changes all scores; the others, which know one number an answer, only where they are asked for."""
+    if method in (None, "temperature", "vector"):
+        candidates = ("none", "temperature", "vector") if method is None else (method,)
+        return choose_calibration(logits, truth, candidates=candidates, seed=seed)
+    answers = logits.argmax(axis=1)
+    return choose_confidence(softmax(logits)[np.arange(len(answers)), answers], answers == truth, candidates=(method,), seed=seed)
+
+
+def fit_next_token(model: LanguageModel, paths: Sequence[Path], *, text_field: str = "text") -> Calibrated:
+    """A temperature for the next token from documents."""
+    if model.tokenizer is None:
+        raise NoTokenizer("This model has no tokenizer, so it cannot read the text to calibrate by.")
+    if not isinstance(model.net, LanguageNet):
+        raise Unsupported("An n-gram model counts; its probabilities are smoothed, and no temperature is fitted to them.")
+    documents = sample_documents(list(read_documents(list(paths), text_field=text_field, report=ReadReport())), MAX_BYTES)
+    first = np.array([_is_first(document.text) for document in documents])
+    if not 0 < first.sum() < len(documents):  # a few long documents: the halves of each
+        raise DataError(f"{len(documents)} documents are too few to fit on some and measure on others; give more files or rows.")
+    sides = [[document for document, mine in zip(documents, first, strict=True) if mine == side] for side in (True, False)]
+    temperature = fit_temperature(model.net, encode_documents(model.tokenizer, sides[0]))
+    score = score_language(model.net, encode_documents(model.tokenizer, sides[1]), temperatures=(1.0, temperature.temperature))
+    lengths = [len(nats) for nats in score.token_nats]
+    resampling = Resampling(clusters=np.repeat(np.arange(len(lengths)), lengths))
+    sure = [(score.confidences[t].confidence, score.confidences[t].correct) for t in (1.0, temperature.temperature)]
+    before, after = (ece_equal_width(confidence, correct, ECE_BINS, resampling=resampling) for confidence, correct in sure)
+    curves = [_curve(confidence, correct) for confidence, correct in sure]
+    return Calibrated("next-token", temperature, before, after, curves[0], curves[1], "temperature", temperature.n)
+
+
+def class_confidence(fitted: Fitted | None, logits: NDArray[np.float64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The calibrated confidence in the answer given to each row."""
+    rows = np.arange(len(logits))
+    if fitted is None or isinstance(fitted, Temperature | VectorScaling):
+        return softmax(logits if fitted is None else fitted.apply(logits))[rows, answers]
+    return fitted.apply(softmax(logits)[rows, answers])
+
+
+def _is_first(text: str) -> bool:
+    """On which side a text is."""
+    return int(sha256_bytes(text.encode())[:8], 16) % 2 == 0
+
+
+def _check_sides(first: NDArray[np.bool_], what: str) -> None:
+    least = min(int(first.sum()), int((~first).sum()))
+    if least < LEAST_ROWS:
+        raise DataError(f"{len(first)} {what} are too few: each half needs {LEAST_ROWS}, and the smaller one has {least}; give more.")
+
+
+def _curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Reliability:
+    rows = [row for row in reliability_table(confidence, correct, ECE_BINS) if row.n]
+    return Reliability([row.confidence for row in rows], [row.accuracy for row in rows], [row.n for row in rows])
+
+
+def _record(found: Calibrated, model: LanguageModel, task: str | None) -> Calibration:
+    assert found.fitted is not None
+    interval, fitted = found.after.interval, found.fitted.to_dict()
+    statistic = {"ece_before": found.before.value, "ece_after": found.after.value}
+    if found.after.noise_floor is not None:
+        statistic["noise_floor"] = found.after.noise_floor.high
+    return Calibration(
+        target=found.target,
+        task=task,
+        labels_hash=labels_hash(model.labels) if found.target == "class" else None,
+        method=fitted["method"],
+        params={name: value for name, value in fitted.items() if name != "method"},
+        statistic=statistic,
+        weights_hash=model.weights_hash,
+        numeric_scheme=model.numeric_scheme,
+        n=found.n_fitted,
+        interval=(interval.low, interval.high) if interval is not None else None,
+        date=today(),
+    )
+
+
+def _show(found: Calibrated, terminal: Terminal) -> None:
+    words = terminal.words
+    method = "none" if found.fitted is None else found.fitted.method
+    terminal.say(words("calibrate.fitted", method=words(f"calibrate.{method}"), n=f"{found.n_fitted:,}"))
+    rows = []
+    for name, measured in (("before", found.before), ("after", found.after)):
+        floor = "-" if measured.noise_floor is None else f"{measured.noise_floor.high:.4f}"
+        rows.append((words(f"calibrate.{name}"), f"{measured.value:.4f}", str(measured.interval or "-"), floor, f"{measured.n:,}"))
+    terminal.table([words(f"calibrate.{header}") for header in ("when", "ece", "interval", "floor", "n")], rows)
