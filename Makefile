@@ -22,7 +22,7 @@ endif
 export TOUCHSTONE_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test prove conformance browser-test bench-train bench-infer clean
+.PHONY: help install quickstart check test prove conformance browser-test bench-train bench-infer bench-eval clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench-train: $(VENV)/.dev ## training speed beside a plain PyTorch loop and the 
 bench-infer: $(VENV)/.dev $(PEER_NAMES:%=$(PEERS)/%/.packages) ## inference speed beside transformers, CTranslate2, onnxruntime and llama.cpp
 	$(PY) -m touchstone.bench.inference $(ARGS)
 
+bench-eval: $(VENV)/.dev $(PEERS)/models/.packages $(PEERS)/lm-eval/.packages ## scoring speed beside lm-evaluation-harness
+	$(PY) -m touchstone.bench.scoring $(ARGS)
+
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) $(CONFORMANCE) $(PEERS) .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
 
@@ -79,7 +82,7 @@ $(CONFORMANCE)/.packages: $(VENV)/.python pyproject.toml constraints.txt $(CONFO
 		--editable ".[dev]" --requirement $(CONFORMANCE_PACKAGES)
 	@touch $@
 
-$(PEERS)/models/.packages $(PEERS)/transformers/.packages: PEER_TORCH := "$(TORCH)"
+$(PEERS)/models/.packages $(PEERS)/transformers/.packages $(PEERS)/lm-eval/.packages: PEER_TORCH := "$(TORCH)"
 $(PEERS)/models/.packages: $(wildcard bench/peers/requirements-*.txt)
 $(PEERS)/%/.packages: bench/peers/requirements-%.txt | $(VENV)/.python
 	$(PY) -m venv --clear $(@D)

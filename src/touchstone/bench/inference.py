@@ -57,7 +57,7 @@ class Runner:
         """command: None = the runner of the engine in its environment. Raises TouchstoneError if the engine cannot be had."""
         self.form, self.reason, self.peak_bytes = form, "", 0
         self._process = EngineProcess(
-            form.name, command or _command(form), environment=_environment(setting.n_threads if form.peer != "touchstone" else None)
+            form.name, command or _command(form), environment=engine_environment(setting.n_threads if form.peer != "touchstone" else None)
         )
         job = {"folder": str(setting.folder), "kind": setting.shape.kind, "form": form.form, "n_threads": setting.n_threads}
         answer = self._process.ask(job, timeout_s=LOAD_TIMEOUT_S)
@@ -292,7 +292,7 @@ def _missing(form: EngineForm) -> str:
     return f"not installed: {lines[-1]}" if lines else f"not installed: {python} is not there; `make bench-infer` makes it."
 
 
-def _environment(n_threads: int | None) -> dict[str, str]:
+def engine_environment(n_threads: int | None) -> dict[str, str]:
     """The variables of an engine's process, with the number of threads; None = it decides by itself."""
     plain = {name: value for name, value in os.environ.items() if name not in _THREAD_SETTINGS}
     return plain if n_threads is None else {**plain, "OMP_NUM_THREADS": str(n_threads)}
