@@ -13,7 +13,8 @@ Importing the package loads nothing heavy; the first use of a name does.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from touchstone.infer.language_model import LanguageModel, load, save
+    from touchstone.infer.language_model import LanguageModel
+    from touchstone.infer.loading import load, save
 
     __version__: str
 
@@ -26,9 +27,9 @@ def __getattr__(name: str) -> object:
 
         return version("touchstone-lm")
     if name in __all__:
-        from touchstone.infer import language_model
+        from touchstone import infer
 
-        return getattr(language_model, name)
+        return getattr(infer, name)
     raise AttributeError(f"module `touchstone` has no attribute `{name}`; it has {', '.join(__all__)}.")
 
 

@@ -19,10 +19,10 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_the_names_of_the_front_door_are_those_of_the_language_model():
-    from touchstone.infer import language_model
+    from touchstone.infer import language_model, loading
 
-    assert touchstone.load is language_model.load
-    assert touchstone.save is language_model.save
+    assert touchstone.load is loading.load
+    assert touchstone.save is loading.save
     assert touchstone.LanguageModel is language_model.LanguageModel
     assert dir(touchstone) == sorted(touchstone.__all__) == ["LanguageModel", "__version__", "load", "save"]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from touchstone.errors import ConfigError, ModelFolderError, NoTokenizer, TokenizerError, Unsupported
-from touchstone.infer.language_model import ABILITIES, LanguageModel, load, save
+from touchstone.infer.language_model import ABILITIES, LanguageModel
+from touchstone.infer.loading import load, save
 from touchstone.infer.request import Request, Sampling
 from touchstone.infer.score import loglikelihood, rolling_token_logprobs
 from touchstone.models import build, decoder_spec, recurrent_spec

@@ -4,12 +4,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from touchstone.calibrate.prior import Contextual
 from touchstone.errors import ConfigError
 from touchstone.infer.answer_set import shares_of
+from touchstone.infer.calibration import labels_hash
 from touchstone.infer.language_model import LanguageModel
 from touchstone.infer.score import loglikelihood
 from touchstone.infer.trie import grow_tries
 from touchstone.models import build, decoder_spec
+from touchstone.models.card import Calibration, Card
 
 V = 13
 
@@ -126,3 +129,32 @@ def test_a_question_needs_answers():
             model.choose([wrong])
     with pytest.raises(ConfigError, match="Question 1: Answers 0 and 1"):
         model.choose([([1], [[2], [3]]), ([1], [[2], [2]])])
+
+
+def test_a_stored_calibration_of_answers_is_applied_to_its_task_and_answers_only():
+    net = build(SPECS["learned positions"], seed=4).eval()
+    answers = [[4], [5], [6]]
+    plain = LanguageModel(net)
+    [raw] = plain.choose([([1, 2, 3], answers)])
+    record = Calibration(
+        target="answer-set",
+        task="mood",
+        labels_hash=labels_hash([str(tuple(answer)) for answer in answers]),
+        method="contextual",
+        params={name: value for name, value in Contextual.fit(np.array([raw.shares])).to_dict().items() if name != "method"},
+        statistic={},
+        weights_hash=plain.weights_hash,
+        numeric_scheme=plain.numeric_scheme,
+        n=1,
+        date="2026-01-01",
+    )
+    model = LanguageModel(net, card=Card(calibration=(record,)))
+    [found] = model.choose([([1, 2, 3], answers)], task="mood")
+    assert found.confidence.value == pytest.approx([1 / 3] * 3)  # what is asked is the content-free input itself
+    assert found.shares == pytest.approx(raw.shares)
+    assert model.choose([([1, 2, 3], answers)])[0].confidence is None
+    assert "`other`" in model.choose([([1, 2, 3], answers)], task="other")[0].confidence_reason
+    assert "other answers" in model.choose([([1, 2, 3], answers[::-1])], task="mood")[0].confidence_reason
+    with torch.no_grad():
+        next(net.parameters()).add_(0.01)
+    assert "other weights" in model.choose([([1, 2, 3], answers)], task="mood")[0].confidence_reason

@@ -92,7 +92,7 @@ def _one_job(job: str, shape: ModelShape, processes: dict[str, EngineProcess], r
 
     order = [HARNESS, *(engine for engine in processes if engine != HARNESS)]
     turns = take_turns(order, run, check, rounds, pause_s=BETWEEN_TURNS_S)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for engine in order:
         if engine in turns.left_out:
             found[engine] = {"left_out": turns.left_out[engine]}

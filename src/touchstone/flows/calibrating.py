@@ -17,6 +17,7 @@ from touchstone.calibrate.choose import CalibrationChoice, choose_calibration, c
 from touchstone.calibrate.fit import Calibration as Fitted
 from touchstone.calibrate.fit import Temperature, VectorScaling
 from touchstone.calibrate.measure import Measurement, Resampling, ece_equal_width, reliability_table
+from touchstone.calibrate.prior import Batch, Contextual, Pmi
 from touchstone.config import closest
 from touchstone.errors import ConfigError, DataError, NoTokenizer, Unsupported
 from touchstone.evaluate.language import encode_documents, fit_temperature, sample_documents, score_language
@@ -93,8 +94,8 @@ def calibrate_model(asked: CalibrationRequest, terminal: Terminal) -> dict[str, 
     _show(found, terminal)
     if found.helps:
         store_calibration(locate_model(asked.folder), _record(found, model, asked.task))
-    outcome, style = ("stored", "good") if found.helps else ("not_stored", "dim")
-    terminal.say(words(f"calibrate.{outcome}", folder=asked.folder), style=style)
+    outcome = "stored" if found.helps else "not_stored"
+    terminal.say(words(f"calibrate.{outcome}", folder=asked.folder), style="good" if found.helps else "dim")
     return {
         "status": "ok",
         "model": str(asked.folder),
@@ -143,13 +144,15 @@ def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: M
         raise Unsupported("This model's labels do not exclude each other; one confidence of an answer is not defined for them.")
     truth = np.array([numbers[row.label] for row in rows])
     choice = _choice(logits[first], truth[first], method, seed)
+    fitted = choice.calibration
+    assert not isinstance(fitted, Contextual | Batch | Pmi), "not among the candidates"
     kept_out = logits[~first]
     answers = kept_out.argmax(axis=1)
     correct = answers == truth[~first]
-    sure = [softmax(kept_out)[np.arange(len(answers)), answers], class_confidence(choice.calibration, kept_out, answers)]
+    sure = [softmax(kept_out)[np.arange(len(answers)), answers], class_confidence(fitted, kept_out, answers)]
     before, after = (ece_equal_width(confidence, correct, ECE_BINS) for confidence in sure)
     curves = [_curve(confidence, correct) for confidence in sure]
-    return Calibrated("class", choice.calibration, before, after, curves[0], curves[1], choice.reason, int(first.sum()))
+    return Calibrated("class", fitted, before, after, curves[0], curves[1], choice.reason, int(first.sum()))
 
 
 def _choice(logits: NDArray[np.float64], truth: NDArray[np.int64], method: MethodName | None, seed: int) -> CalibrationChoice:
@@ -203,7 +206,7 @@ def _check_sides(first: NDArray[np.bool_], what: str) -> None:
 
 def _curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Reliability:
     rows = [row for row in reliability_table(confidence, correct, ECE_BINS) if row.n]
-    return Reliability([row.confidence for row in rows], [row.accuracy for row in rows], [row.n for row in rows])
+    return Reliability([row.confidence or 0.0 for row in rows], [row.accuracy or 0.0 for row in rows], [row.n for row in rows])
 
 
 def _record(found: Calibrated, model: LanguageModel, task: str | None) -> Calibration:

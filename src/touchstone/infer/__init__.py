@@ -1,7 +1,8 @@
 """Running a model: requests, sampling, the engine, scoring of given text, and `LanguageModel`, which ties them together."""
 
 from touchstone.infer.engine import Engine
-from touchstone.infer.language_model import LanguageModel, load, save
+from touchstone.infer.language_model import LanguageModel
+from touchstone.infer.loading import load, save
 from touchstone.infer.logits import LogitsChunk
 from touchstone.infer.request import Completion, Confidence, Request, Sampling, TokenEvent, TokenLogprob
 from touchstone.infer.rules import Rule

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from touchstone.errors import ConfigError
+from touchstone.infer.request import Confidence
 from touchstone.infer.score import LogLikelihood
 
 __all__ = ["AnswerSet", "shares_of"]
@@ -23,6 +24,7 @@ class AnswerSet:
 
     logprobs: log P(answer | context) in nats, each answer alone. shares: log P(answer | legal answers), exp of which adds up to one.
     n_tokens, n_bytes: of each answer; n_bytes is None where answers were given as token ids. n_truncated: tokens of the context left out.
+    confidence: the calibrated probability of each answer; None where no calibration holds, and `confidence_reason` then says why.
     """
 
     answers: tuple[str | tuple[int, ...], ...]
@@ -31,11 +33,14 @@ class AnswerSet:
     n_tokens: tuple[int, ...]
     n_bytes: tuple[int, ...] | None
     n_truncated: int
+    confidence: Confidence | None = None
+    confidence_reason: str | None = None
 
     @property
     def best(self) -> int:
-        """The number of the likeliest answer; the first of equals."""
-        return max(range(len(self.shares)), key=self.shares.__getitem__)
+        """The number of the likeliest answer, by the calibrated probabilities where there are any; the first of equals."""
+        values = self.shares if self.confidence is None else self.confidence.value
+        return max(range(len(values)), key=values.__getitem__)
 
     @property
     def probabilities(self) -> Float64[np.ndarray, " K"]:

@@ -11,12 +11,26 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from touchstone.calibrate.arrays import log_softmax
 from touchstone.calibrate.fit import Temperature, VectorScaling, calibration_from_dict
+from touchstone.calibrate.prior import Batch, Contextual, Pmi, prior_from_dict
 from touchstone.errors import ConfigError
 from touchstone.files import hash_of
 from touchstone.models.card import Calibration
 
-__all__ = ["Calibrated", "CalibratedClasses", "NotCalibrated", "class_calibration", "labels_hash", "next_token_calibration"]
+__all__ = [
+    "Calibrated",
+    "CalibratedAnswers",
+    "CalibratedClasses",
+    "NotCalibrated",
+    "answer_calibration",
+    "class_calibration",
+    "labels_hash",
+    "next_token_calibration",
+]
+
+
+_OfAnswers = Temperature | VectorScaling | Contextual | Batch | Pmi
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,15 @@ class CalibratedClasses:
     method: str
     target: str
     confidence: Callable[[Float[np.ndarray, " L"], int], float]
+
+
+@dataclass(frozen=True)
+class CalibratedAnswers:
+    """A calibration of closed answers: `logprobs(shares)` of log P(answer | legal answers), in the order it was fitted for."""
+
+    method: str
+    target: str
+    logprobs: Callable[[Float[np.ndarray, " K"]], Float[np.ndarray, " K"]]
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,45 @@ def class_calibration(
         if not reason:
             return CalibratedClasses(record.method, record.target, confidence)
     return NotCalibrated(reason)
+
+
+def answer_calibration(
+    records: Sequence[Calibration], weights_hash: Callable[[], str], numeric_scheme: str, answers: Sequence[str], task: str
+) -> CalibratedAnswers | NotCalibrated:
+    """The newest record for a task's closed answers that holds for these weights, this number type and these answers in this order."""
+    candidates = [record for record in records if record.target == "answer-set" and record.task == task]
+    if not candidates:
+        return NotCalibrated(f"No calibration of the answers of `{task}` is stored with this model.")
+    reason = ""
+    for record in reversed(candidates):
+        try:
+            fitted = _fitted_answers(record)
+        except ConfigError as error:
+            reason = f"The stored calibration cannot be read: {error}"
+            continue
+        reason = _stale(record, weights_hash, numeric_scheme)
+        if not reason and record.labels_hash != labels_hash(answers):
+            reason = f"The stored calibration of `{task}` was fitted for other answers, or another order of them; fit it again."
+        if not reason:
+            return CalibratedAnswers(record.method, record.target, _answer_logprobs(fitted))
+    return NotCalibrated(reason)
+
+
+def _answer_logprobs(
+    fitted: Temperature | VectorScaling | Contextual | Batch | Pmi,
+) -> Callable[[Float[np.ndarray, " K"]], Float[np.ndarray, " K"]]:
+    return lambda shares: log_softmax(fitted.apply(shares[None]))[0]
+
+
+def _fitted_answers(record: Calibration) -> _OfAnswers:
+    """What changes the scores of all answers together."""
+    plain = {"method": record.method, **record.params}
+    if record.method in ("contextual", "batch", "pmi"):
+        return prior_from_dict(plain)
+    fitted = calibration_from_dict(plain)
+    if not isinstance(fitted, Temperature | VectorScaling):
+        raise ConfigError(f"`{record.method}` corrects one number an answer; a set of answers takes one that changes all.")
+    return fitted
 
 
 def labels_hash(labels: Sequence[str]) -> str:

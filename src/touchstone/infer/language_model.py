@@ -3,11 +3,9 @@
 This is the only place that applies a calibration stored with the model.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,12 +13,18 @@ from jaxtyping import Float
 
 from touchstone.errors import ConfigError, NoTokenizer, Unsupported
 from touchstone.infer.answer_set import AnswerSet
-from touchstone.infer.calibration import Calibrated, CalibratedClasses, NotCalibrated, class_calibration, next_token_calibration
+from touchstone.infer.calibration import (
+    Calibrated,
+    CalibratedClasses,
+    NotCalibrated,
+    answer_calibration,
+    class_calibration,
+    next_token_calibration,
+)
 from touchstone.infer.engine import Engine
 from touchstone.infer.finding import FilledMask, SpanAnswer, answer_question, fill_masks
 from touchstone.infer.generation_config import generation_defaults
 from touchstone.infer.labelling import Classification, Tagging, Text, classify_rows, encode_text, tag_texts
-from touchstone.infer.locate import locate_model
 from touchstone.infer.logits import MAX_TOKENS
 from touchstone.infer.packed_body import can_pack
 from touchstone.infer.pairs import encode_pair, encode_source_pair
@@ -35,21 +39,19 @@ from touchstone.infer.score import (
 )
 from touchstone.infer.speculative import Drafter, DraftModel, PromptLookup
 from touchstone.models.card import Card
-from touchstone.models.checkpoint import FolderNotes, SavedModel, load_model, save_model
+from touchstone.models.checkpoint import FolderNotes
 from touchstone.models.heads import ClassifyHead, MaskedLmHead, SpanHead, TagHead, pool
 from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel, NgramSpec
-from touchstone.models.quantized import is_int8, numeric_scheme, quantize
+from touchstone.models.quantized import numeric_scheme
 from touchstone.models.spec import ModelSpec
 from touchstone.models.transformer import Decoder
 from touchstone.models.weights import weights_hash
-from touchstone.nn.int8 import choose_int8_product, use_int8_product
-from touchstone.nn.products import choose_product, use_product
 from touchstone.nn.steady import make_steady
-from touchstone.runtime import Runtime, choose_runtime
+from touchstone.runtime import Runtime
 from touchstone.text.tokenizer import Tokenizer
 
-__all__ = ["ABILITIES", "LanguageModel", "Prompt", "load", "save"]
+__all__ = ["ABILITIES", "LanguageModel", "Prompt"]
 
 ABILITIES = ("generate", "loglikelihood", "rolling", "encode", "classify", "tag", "span", "fill_mask")
 
@@ -181,10 +183,11 @@ class LanguageModel:
         )
         return [replace(result, confidence_reason=self._no_confidence) for result in results]
 
-    def choose(self, questions: Sequence[tuple[str | TokenIds, Sequence[str | TokenIds]]]) -> list[AnswerSet]:
+    def choose(self, questions: Sequence[tuple[str | TokenIds, Sequence[str | TokenIds]]], *, task: str | None = None) -> list[AnswerSet]:
         """How the model's belief divides over the legal answers to each question: (context, answers).
 
-        What contexts and answers begin with in common is read once. Raises ConfigError for fewer than two answers, or two that are the
+        task: whose calibration is applied, if the card has one for these answers. What contexts and answers begin with in common is read
+        once. Raises ConfigError for fewer than two answers, or two that are the
         same.
         """
         given = several(questions, "choose", "questions", one="(context, answers)")
@@ -198,7 +201,8 @@ class LanguageModel:
         for place, of_question in enumerate(pairs):
             whole = [[*context, *continuation] for context, continuation in (self._pair(place, pair) for pair in of_question)]
             try:
-                sets.append(AnswerSet.of([answer for _, answer in of_question], whole, [next(found) for _ in of_question]))
+                answer_set = AnswerSet.of([answer for _, answer in of_question], whole, [next(found) for _ in of_question])
+                sets.append(answer_set if task is None else self._with_answer_confidence(answer_set, task))
             except ConfigError as error:
                 raise ConfigError(f"Question {place}: {error}") from None
         return sets
@@ -379,6 +383,14 @@ class LanguageModel:
         kind, words = _HEADS[ability]
         return None if isinstance(spec.head, kind) else f"it has no {words}"
 
+    def _with_answer_confidence(self, found: AnswerSet, task: str) -> AnswerSet:
+        answers = [answer if isinstance(answer, str) else str(answer) for answer in found.answers]
+        calibration = answer_calibration(self.card.calibration, lambda: self.weights_hash, self.numeric_scheme, answers, task)
+        if isinstance(calibration, NotCalibrated):
+            return replace(found, confidence_reason=calibration.reason)
+        values = tuple(np.exp(calibration.logprobs(np.array(found.shares))).tolist())
+        return replace(found, confidence=Confidence(values, calibration.method, calibration.target))
+
     def _with_confidence(self, found: Classification, calibration: CalibratedClasses | NotCalibrated) -> Classification:
         if isinstance(calibration, NotCalibrated):
             return replace(found, confidence_reason=calibration.reason)
@@ -386,78 +398,6 @@ class LanguageModel:
             return replace(found, confidence_reason="The stored calibration is for labels that exclude each other.")
         value = calibration.confidence(np.array(found.logits), self.labels.index(found.label))
         return replace(found, confidence=Confidence((value,), calibration.method, calibration.target))
-
-
-def load(
-    folder: str | os.PathLike[str],
-    device: str = "auto",
-    dtype: str = "auto",
-    weights: Literal["int8"] | None = None,
-    invariant: bool = False,
-    draft: str | os.PathLike[str] | None = None,
-) -> LanguageModel:
-    """Open a model: a Hugging Face folder, a run folder or its `model/`, or a name in the local Hugging Face cache.
-
-    Nothing is downloaded and nothing in the folder is executed. The model's `runtime` says which device and number type were chosen
-    and why.
-    weights: "int8" = 8-bit products and tables, the rest in float32, on a CPU (`touchstone.models.quantized`); None = as stored.
-    invariant: tokens and log-probabilities are the same to the last bit whatever runs beside a request; in float32 on a CPU. On a machine
-        or for a model where that cannot be promised, Unsupported is raised.
-    draft: "prompt-lookup", or the folder of a smaller model of the same tokens, to guess ahead; no token is changed by it.
-    """
-    if weights not in (None, "int8"):
-        raise ConfigError(f"`weights` must be None (as stored) or 'int8', not {weights!r}.")
-    loaded = load_model(locate_model(folder))
-    drafting = draft if draft is None or draft == "prompt-lookup" else load(draft, device, dtype)
-    if invariant:
-        device, dtype = (asked if asked != "auto" else steady for asked, steady in ((device, "cpu"), (dtype, "float32")))
-    scores = loaded.card.scores if weights is None or is_int8(loaded.net) else ()  # they were measured in another number type
-    return LanguageModel(
-        loaded.net,
-        tokenizer=loaded.tokenizer,
-        card=loaded.card.replace(scores=scores),
-        generation_config=loaded.generation_config,
-        runtime=_place(loaded.net, device, dtype, weights),
-        notes=loaded.extra,
-        invariant=invariant,
-        draft=drafting,
-    )
-
-
-def save(model: LanguageModel, folder: str | os.PathLike[str]) -> SavedModel:
-    """Write a model folder that Hugging Face opens wherever it has a class for the model, and read it back to be sure."""
-    return save_model(
-        Path(folder), model.net, tokenizer=model.tokenizer, card=model.card, generation_config=model.generation_config or None
-    )
-
-
-def _place(net: LanguageCore, device: str, dtype: str, weights: Literal["int8"] | None) -> Runtime:
-    """Move a network where it will run. An n-gram model is counts in numpy: it stays on the CPU and scores in fp64."""
-    if isinstance(net, NgramModel):
-        if weights is not None:
-            raise Unsupported("An n-gram model has counts and no products to compute in int8; leave `weights` out.")
-        if device not in ("auto", "cpu") or dtype not in ("auto", "float64"):
-            raise Unsupported(f"An n-gram model runs on the cpu in float64 only, not on {device} in {dtype}; leave both at auto.")
-        return choose_runtime("cpu", "float64")
-    if weights == "int8" or is_int8(net):
-        return _place_int8(net, device, dtype)
-    runtime = choose_runtime(device, dtype)
-    net.to(device=runtime.device, dtype=runtime.dtype).eval()
-    if runtime.device.type != "cpu" or runtime.dtype != torch.float32:
-        return runtime
-    product = choose_product(net)
-    use_product(net, product.name)
-    return replace(runtime, reasons={**runtime.reasons, "product": f"{product.name}: {product.reason}."})
-
-
-def _place_int8(net: LanguageNet, device: str, dtype: str) -> Runtime:
-    if device not in ("auto", "cpu") or dtype not in ("auto", "float32"):
-        raise Unsupported(f"A model in int8 runs on the cpu, the rest of it in float32, not on {device} in {dtype}; leave both at auto.")
-    runtime = choose_runtime("cpu", "float32")
-    choice = choose_int8_product()
-    use_int8_product(net if is_int8(net) else quantize(net), choice.one_row, choice.more_rows)
-    net.eval()
-    return replace(runtime, reasons={**runtime.reasons, "weights": f"{choice.reason}."})
 
 
 def _requests(prompts: Prompt | Sequence[Prompt], sampling: Mapping[str, Any]) -> list[Request]:

@@ -34,7 +34,7 @@ def can_pack_stack(stack: AttentionStack) -> bool:
 
     What looks both ways has no window and no slopes either.
     """
-    attentions = [block.attn.spec for block in stack.layers]
+    attentions = [block.attn for block in stack.spec.blocks]
     one_way = all(attn.score == "scaled_dot" and not isinstance(attn.position, RelativePositions) for attn in attentions)
     plain = all(attn.window is None and not isinstance(attn.position, AlibiPositions) for attn in attentions)
     return one_way and (stack.spec.causal or plain) and len(_blocks(stack)) == len(stack.layers)

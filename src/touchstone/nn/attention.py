@@ -229,8 +229,8 @@ class CrossAttention(Attention):
         q = self.q_norm(self._heads(self.q_proj(x)))
         n_beside = len(q) // len(source[0])
         attended = self._kernel(weights)(_beside(q, n_beside), *source, shared.source_mask, None, self.scale, self.dropout, shared.noise)
-        values, weights_of = (t if t is None else _apart(t, n_beside) for t in attended)
-        return self.o_proj(values.transpose(1, 2).flatten(2)), weights_of
+        mixed = _apart(attended.values, n_beside).transpose(1, 2).flatten(2)
+        return self.o_proj(mixed), None if attended.weights is None else _apart(attended.weights, n_beside)
 
 
 def _beside(q: Float[Tensor, "B H T K"], n: int) -> Float[Tensor, "b H nT K"]:

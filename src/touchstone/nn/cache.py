@@ -10,7 +10,7 @@ A decoder that looks at a source keeps that beside its own tokens: keys and valu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -194,8 +194,6 @@ class GrowingState(AttentionState):
 class StaticState(AttentionState):
     """Slots allocated once; each row's tokens lie without gaps from slot 0. One spare slot takes the tokens that do not count."""
 
-    layers: list["StaticLayer"]
-
     def __init__(self, layers: Sequence["StaticLayer"], lengths: Int[Tensor, " B"]) -> None:
         super().__init__(layers, lengths)
         self.capacity = layers[0].k.shape[2] - 1
@@ -211,7 +209,7 @@ class StaticState(AttentionState):
 
     def keep(self, rows: Int[Tensor, " R"]) -> None:
         n_used = int(self.lengths.max()) if len(self.lengths) else 0
-        for layer in self.layers:
+        for layer in cast("list[StaticLayer]", self.layers):
             layer.keep(rows, n_used)
         self.lengths = self.lengths[rows]
         self.source = self.source.keep(rows) if self.source is not None else None
@@ -252,11 +250,12 @@ class StaticLayer(_Layer):
     def keep(self, rows: Int[Tensor, " R"], n_used: int) -> None:
         """These rows only, in this order; n_used: slots of which any row has something."""
         if self._spare is None or len(self._spare[0]) < len(rows):
-            self._spare = tuple(t.new_zeros(len(rows), *t.shape[1:]) for t in (self.k, self.v))
-        moved = tuple(spare[: len(rows)] for spare in self._spare)
-        for old, new in zip((self.k, self.v), moved, strict=True):
+            shape = (len(rows), *self.k.shape[1:])
+            self._spare = self.k.new_zeros(shape), self.v.new_zeros(shape)
+        k, v = (spare[: len(rows)] for spare in self._spare)
+        for old, new in ((self.k, k), (self.v, v)):
             torch.index_select(old[:, :, :n_used], 0, rows, out=new[:, :, :n_used])
-        self._spare, (self.k, self.v) = (self.k, self.v), moved
+        self._spare, self.k, self.v = (self.k, self.v), k, v
 
     def append(self, k: Tensor, v: Tensor, place: Placement) -> tuple[Tensor, Tensor]:
         rows = torch.arange(k.shape[0], device=k.device)[:, None]
