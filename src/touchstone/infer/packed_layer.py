@@ -1,5 +1,8 @@
 """One layer of a packed decoder: products over the tokens of all texts, attention text by text over exactly the keys it has."""
 
+import contextlib
+import math
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -82,6 +85,21 @@ class Step:
             cache.index_copy_(1, self.slots, new.transpose(0, 1).to(cache.dtype))
 
 
+def empty_slots(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros; on a CPU no memory is taken before it is written (torch's own zeros are written at once).
+
+    In small pages, where the system lets us choose: a text's tokens lie in one place a head, and each would take 2 MB.
+    """
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or n_bytes == 0:
+        return torch.zeros(shape, device=device, dtype=dtype)
+    memory = mmap.mmap(-1, n_bytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
 class PackedLayer:
     """One block over packed tokens; the block's own layers compute. causal: whether tokens see none behind them."""
 
@@ -107,7 +125,7 @@ class PackedLayer:
     def new_cache(self, n_slots: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Empty slots for keys and values, (G, S, K) each; memory is taken from the machine as they are written."""
         shape = (self.spec.n_kv_heads, n_slots, self.d_cached)
-        return torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
+        return empty_slots(shape, device, dtype), empty_slots(shape, device, dtype)
 
     def __call__(self, x: Float[Tensor, "N D"], step: Step, cache: tuple[Tensor, Tensor]) -> Float[Tensor, "N D"]:
         block = self.block
