@@ -1,5 +1,6 @@
 """`evaluate --suite` shows every figure with its error and its baselines, and goes on where it was."""
 
+import gzip
 import json
 
 import pytest
@@ -68,6 +69,21 @@ def test_results_are_kept_and_another_model_is_refused(model_folder, data, shown
     save_model(tmp_path / "other", build(spec, seed=8), tokenizer=tokenizer)
     with pytest.raises(RunFolderError, match="weights_sha256"):
         measure_suites(tmp_path / "other", ["copa"], shown[0], data=data, results=kept)
+
+
+def test_one_suite_that_fails_is_told_and_the_others_go_on(model_folder, data, shown):
+    rows = [{"context_options": [f"Ann {n} " * 40, f"Bea {n} " * 40], "continuation": "left.", "gold": 0} for n in range(3)]
+    (data / "winogrande.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    found = measure_suites(model_folder, ["winogrande", "copa"], shown[0], data=data)
+    assert (found["status"], list(found["failed"]), list(found["suites"])) == ("problem", ["winogrande"], ["copa"])
+    assert "winogrande: `winogrande`: no example was left to score" in shown[1]()
+    with pytest.raises(DataError, match="With `policy` cut"):
+        measure_suites(model_folder, ["winogrande"], shown[0], data=data)
+
+
+def test_shots_that_a_suite_does_not_take_are_refused_before_a_model_is_opened(data, shown, tmp_path):
+    with pytest.raises(ConfigError, match="`winogrande` takes no `shots`"):
+        measure_suites(tmp_path / "no model", ["winogrande"], shown[0], data=data / "winogrande.jsonl", shots=2)
 
 
 def test_names_and_files_are_checked_before_a_model_is_opened(data, shown, tmp_path):

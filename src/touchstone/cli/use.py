@@ -17,9 +17,9 @@ __all__ = ["BadRows", "complete", "evaluate", "generate"]
 class BadRows(StrEnum):
     """What becomes of a benchmark's rows that cannot be used."""
 
-    count = "count"
-    cut = "cut"
-    strict = "strict"
+    COUNT = "count"
+    CUT = "cut"
+    STRICT = "strict"
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def evaluate(
     ] = None,
     bad_rows: Annotated[
         BadRows, typer.Option("--bad-rows", help="Rows that cannot be used: count them, cut those over the context, or stop (strict).")
-    ] = BadRows.count,
+    ] = BadRows.COUNT,
     list_suites: Annotated[bool, typer.Option("--list", help="List the benchmarks, what they need and where their files lie.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
