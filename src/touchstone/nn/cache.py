@@ -249,6 +249,9 @@ class StaticLayer(_Layer):
 
     def keep(self, rows: Int[Tensor, " R"], n_used: int) -> None:
         """These rows only, in this order; n_used: slots of which any row has something."""
+        if self.k.requires_grad:  # nothing is written in place that gradients go through
+            self.k, self.v, self._spare = self.k.index_select(0, rows), self.v.index_select(0, rows), None
+            return
         if self._spare is None or len(self._spare[0]) < len(rows):
             shape = (len(rows), *self.k.shape[1:])
             self._spare = self.k.new_zeros(shape), self.v.new_zeros(shape)
