@@ -36,7 +36,11 @@ def a_reliability(lang="en"):
     return plot.reliability({"as trained": curve, "temperature 1.1": curve}, words(lang))
 
 
-PLOTS = [a_loss_curve, some_bars, a_reliability]
+def a_risk_coverage(lang="en"):
+    return plot.risk_coverage({"decoder": ([0.2, 0.6, 1.0], [0.0, 0.1, 0.3])}, words(lang), max_risk=0.05)
+
+
+PLOTS = [a_loss_curve, some_bars, a_reliability, a_risk_coverage]
 
 
 @pytest.mark.parametrize("make", PLOTS)

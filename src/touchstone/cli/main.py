@@ -26,6 +26,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "train": learn.train,
     "evaluate": use.evaluate,
     "calibrate": judge.calibrate,
+    "assay": judge.assay,
     "generate": use.generate,
     "complete": use.complete,
     "convert": change.convert,

@@ -18,7 +18,7 @@ from touchstone.text.tokenizer import Tokenizer
 from touchstone.train.objective_config import ClassifyConfig, Seq2SeqConfig, SpanConfig, TagConfig
 from touchstone.train.run_config import RunConfig
 
-__all__ = ["AnswerData", "answer_data", "data_files", "needs_answers"]
+__all__ = ["AnswerData", "answer_data", "data_files", "needs_answers", "texts_of"]
 
 _STAGES = ("reading", "dividing", "learning the vocabulary")
 
@@ -54,7 +54,7 @@ def answer_data(config: RunConfig, terminal: Terminal) -> AnswerData:
         sides = divide(rows, _text_of, config.data, report, valid=valid, test=test)
         _check_choice(sides.train)
         advance(1)
-        texts = [text for row in sides.train for text in _texts_of(row)]
+        texts = [text for row in sides.train for text in texts_of(row)]
         tokenizer = learned_tokenizer(list(dict.fromkeys(texts)), config.tokenizer, cache_folder())
         advance(1)
     n = {side: f"{size:,}" for side, size in sides.sizes.items()}
@@ -110,8 +110,8 @@ def _text_of(row: Any) -> str:
     return _KEYS[type(row)](row)
 
 
-def _texts_of(row: Any) -> Iterable[str]:
-    """What the vocabulary is learned from."""
+def texts_of(row: Any) -> Iterable[str]:
+    """The texts of a row, which the vocabulary is learned from."""
     if isinstance(row, LabelledText):
         return [row.text] if row.second is None else [row.text, row.second]
     if isinstance(row, TaggedWords):

@@ -37,7 +37,17 @@ from touchstone.report.terminal import Terminal
 from touchstone.text.labelled import LabelledText, read_labelled
 from touchstone.text.read import ReadReport, read_documents
 
-__all__ = ["Calibrated", "CalibrationRequest", "calibrate_model", "fit_classes", "fit_next_token"]
+__all__ = [
+    "LEAST_ROWS",
+    "Calibrated",
+    "CalibrationRequest",
+    "calibrate_model",
+    "class_confidence",
+    "fit_classes",
+    "fit_next_token",
+    "is_first_half",
+    "reliability_curve",
+]
 
 Target = Literal["class", "next-token"]
 MethodName = Literal["temperature", "vector", "platt", "histogram", "isotonic"]
@@ -136,7 +146,7 @@ def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: M
         near = closest(wrong.label, labels, n=1)
         hint = f"; did you mean `{near[0]}`?" if near else f"; the model's labels are {', '.join(labels[:10])}"
         raise DataError(f"{wrong.place}: the model has no label `{wrong.label}`{hint}")
-    first = np.array([_is_first(row.text if row.second is None else f"{row.text}\n{row.second}") for row in rows])
+    first = np.array([is_first_half(row.text if row.second is None else f"{row.text}\n{row.second}") for row in rows])
     _check_sides(first, "rows")
     texts = [row.text if row.second is None else (row.text, row.second) for row in rows]
     logits = np.array([found.logits for found in model.classify(texts, truncate=True)])
@@ -151,7 +161,7 @@ def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: M
     correct = answers == truth[~first]
     sure = [softmax(kept_out)[np.arange(len(answers)), answers], class_confidence(fitted, kept_out, answers)]
     before, after = (ece_equal_width(confidence, correct, ECE_BINS) for confidence in sure)
-    curves = [_curve(confidence, correct) for confidence in sure]
+    curves = [reliability_curve(confidence, correct) for confidence in sure]
     return Calibrated("class", fitted, before, after, curves[0], curves[1], choice.reason, int(first.sum()))
 
 
@@ -171,7 +181,7 @@ def fit_next_token(model: LanguageModel, paths: Sequence[Path], *, text_field: s
     if not isinstance(model.net, LanguageNet):
         raise Unsupported("An n-gram model counts; its probabilities are smoothed, and no temperature is fitted to them.")
     documents = sample_documents(list(read_documents(list(paths), text_field=text_field, report=ReadReport())), MAX_BYTES)
-    first = np.array([_is_first(document.text) for document in documents])
+    first = np.array([is_first_half(document.text) for document in documents])
     if not 0 < first.sum() < len(documents):  # a few long documents: the halves of each
         raise DataError(f"{len(documents)} documents are too few to fit on some and measure on others; give more files or rows.")
     sides = [[document for document, mine in zip(documents, first, strict=True) if mine == side] for side in (True, False)]
@@ -181,7 +191,7 @@ def fit_next_token(model: LanguageModel, paths: Sequence[Path], *, text_field: s
     resampling = Resampling(clusters=np.repeat(np.arange(len(lengths)), lengths))
     sure = [(score.confidences[t].confidence, score.confidences[t].correct) for t in (1.0, temperature.temperature)]
     before, after = (ece_equal_width(confidence, correct, ECE_BINS, resampling=resampling) for confidence, correct in sure)
-    curves = [_curve(confidence, correct) for confidence, correct in sure]
+    curves = [reliability_curve(confidence, correct) for confidence, correct in sure]
     return Calibrated("next-token", temperature, before, after, curves[0], curves[1], "temperature", temperature.n)
 
 
@@ -193,8 +203,8 @@ def class_confidence(fitted: Fitted | None, logits: NDArray[np.float64], answers
     return fitted.apply(softmax(logits)[rows, answers])
 
 
-def _is_first(text: str) -> bool:
-    """On which side a text is."""
+def is_first_half(text: str) -> bool:
+    """On which side a text is: fitted on, or measured on."""
     return int(sha256_bytes(text.encode())[:8], 16) % 2 == 0
 
 
@@ -204,7 +214,8 @@ def _check_sides(first: NDArray[np.bool_], what: str) -> None:
         raise DataError(f"{len(first)} {what} are too few: each half needs {LEAST_ROWS}, and the smaller one has {least}; give more.")
 
 
-def _curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Reliability:
+def reliability_curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Reliability:
+    """The reliability diagram of some answers; bins that hold none are left out."""
     rows = [row for row in reliability_table(confidence, correct, ECE_BINS) if row.n]
     return Reliability([row.confidence or 0.0 for row in rows], [row.accuracy or 0.0 for row in rows], [row.n for row in rows])
 

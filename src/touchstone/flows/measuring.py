@@ -18,12 +18,12 @@ from touchstone.infer import load
 from touchstone.models.ngram import NgramModel
 from touchstone.report.terminal import Terminal
 from touchstone.text.document import Document
-from touchstone.text.prepare import prepare
+from touchstone.text.prepare import Prepared, prepare
 from touchstone.text.read import ReadReport, read_documents
 from touchstone.text.tokenizer import Tokenizer
 from touchstone.train.run_config import RunConfig
 
-__all__ = ["measure_model", "next_token_ece"]
+__all__ = ["ECE_BINS", "measure_model", "next_token_ece", "run_behind", "text_of_run"]
 
 ECE_BINS = 15
 """As Guo et al. 2017 and most papers since."""
@@ -83,17 +83,29 @@ def next_token_ece(score: LanguageScore, temperature: float = 1.0) -> Measuremen
     return ece_equal_width(found.confidence, found.correct, ECE_BINS, resampling=Resampling(clusters=clusters))
 
 
+def run_behind(folder: Path) -> tuple[Path, RunConfig] | None:
+    """The record of the run that made a model, `config.yaml` in its folder or the one above; None where there is none."""
+    record = next((place / "config.yaml" for place in (folder, folder.parent) if (place / "config.yaml").is_file()), None)
+    return None if record is None else (record, settings.load(RunConfig, record))
+
+
+def text_of_run(record: Path, config: RunConfig, tokenizer: Tokenizer) -> Prepared:
+    """What a run of plain text learned from and held out; ConfigError where it is not the text that the model knows."""
+    prepared = prepare(config.data, config.tokenizer, cache_folder())
+    if prepared.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise ConfigError(f"{record}: its text is not what it was when the model was trained; give text to score with `--data PATH`.")
+    return prepared
+
+
 def _documents(folder: Path, data: Sequence[Path], text_field: str, tokenizer: Tokenizer) -> tuple[list[Document], str]:
     """What to score, and what to call it."""
     if data:
         return list(read_documents(list(data), text_field=text_field, report=ReadReport())), ", ".join(map(str, data))
-    record = next((place / "config.yaml" for place in (folder, folder.parent) if (place / "config.yaml").is_file()), None)
-    if record is None:
+    behind = run_behind(folder)
+    if behind is None:
         raise ConfigError(f"{folder}: no run stands behind this model, so it has no test text of its own; give some with `--data PATH`.")
-    config = settings.load(RunConfig, record)
-    prepared = prepare(config.data, config.tokenizer, cache_folder())
-    if prepared.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise ConfigError(f"{record}: its text is not what it was when the model was trained; give text to score with `--data PATH`.")
+    record, config = behind
+    prepared = text_of_run(record, config, tokenizer)
     if not prepared.test_documents:
         raise ConfigError(f"{record}: the run held no test text out; give some with `--data PATH`.")
     return prepared.test_documents, "held-out test text of its own run"

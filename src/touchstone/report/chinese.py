@@ -43,6 +43,9 @@ CHINESE: dict[str, dict[str, str]] = {
         "accuracy": "正确率",
         "perfect": "完全校准",
         "share": "预测占比",
+        "coverage": "作答比例",
+        "risk": "所答中的错误率",
+        "promised": "错误率 {percent} %",
         "lower_better": "越低越好；横线为 {level}% 区间",
     },
     "page": {

@@ -1,5 +1,7 @@
 """What the verbs of the command say, in Chinese; the same keys as `english_verbs.py`."""
 
+from touchstone.report.chinese_assay import CHINESE_ASSAY
+
 __all__ = ["CHINESE_VERBS"]
 
 CHINESE_VERBS: dict[str, dict[str, str]] = {
@@ -230,6 +232,7 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "stored": "已写入 {folder} 的卡片：此后它的每个答案都带有校准过的置信度。",
         "not_stored": "在没见过的答案上没有改善，所以什么也没有保存；{folder} 保持原样。",
     },
+    "assay": CHINESE_ASSAY,
     "suite": {
         "asking": "正在评测 {name}",
         "on": "{name}：{about} {n} 个样例，分属 {clusters} 个簇。",

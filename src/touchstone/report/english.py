@@ -43,6 +43,9 @@ ENGLISH: dict[str, dict[str, str]] = {
         "accuracy": "share correct",
         "perfect": "perfectly calibrated",
         "share": "share of predictions",
+        "coverage": "share answered",
+        "risk": "share wrong of those",
+        "promised": "{percent} % wrong",
         "lower_better": "lower is better; lines show {level} % intervals",
     },
     "page": {

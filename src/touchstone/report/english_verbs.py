@@ -1,5 +1,7 @@
 """What the verbs of the command say, in English; `chinese_verbs.py` has the same keys. Joined to `english.py` in `words.py`."""
 
+from touchstone.report.english_assay import ENGLISH_ASSAY
+
 __all__ = ["ENGLISH_VERBS"]
 
 ENGLISH_VERBS: dict[str, dict[str, str]] = {
@@ -239,6 +241,7 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "stored": "Kept in the card of {folder}: from now on its answers carry the calibrated confidence.",
         "not_stored": "It does not help on answers it has not seen, so nothing was kept; {folder} is as it was.",
     },
+    "assay": ENGLISH_ASSAY,
     "suite": {
         "asking": "Asking {name}",
         "on": "{name}: {about} {n} examples in {clusters} clusters.",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SERIES", "Plot", "Reliability", "bars", "loss_curve", "reliability"]
+__all__ = ["SERIES", "Plot", "Reliability", "bars", "loss_curve", "reliability", "risk_coverage"]
 
 SERIES = ("#2f81d6", "#d2691e", "#2c9a63", "#a86bd1", "#8a8f98")
 """Blue, orange, green, violet, grey: 3 to 1 or more on white and on near-black (WCAG 1.4.11); blue and orange for the colour-blind."""
@@ -158,6 +158,27 @@ def reliability(curves: Mapping[str, Reliability], words: Words) -> Plot:
         lower.set_title(words("plot.share"), loc="left", fontsize=10)
 
     return _plot(draw, height=4.6, rows=(4.2, 1))
+
+
+def risk_coverage(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], words: Words, *, max_risk: float | None = None) -> Plot:
+    """The share wrong of what is answered against the share answered, (coverage, risk) a name; a dashed line at `max_risk`."""
+
+    def draw(axes: Axes) -> None:
+        highest = max([0.01, max_risk or 0.0, *(max(risk) for _, risk in curves.values())])
+        for (name, (coverage, risk)), color in zip(curves.items(), SERIES, strict=False):
+            axes.plot(coverage, risk, color=color, linewidth=1.8, label=name, drawstyle="steps-post")
+        if max_risk is not None:
+            label = words("plot.promised", percent=f"{100 * max_risk:g}")
+            axes.axhline(max_risk, color=_INK, alpha=0.5, linewidth=1, linestyle=(0, (4, 3)), label=label)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.12 * highest)
+        axes.set_xlabel(words("plot.coverage"))
+        axes.set_ylabel(words("plot.risk"))
+        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, fontsize=10)
+
+    return _plot(draw, height=3.1)
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
