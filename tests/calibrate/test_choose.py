@@ -17,6 +17,8 @@ from touchstone.calibrate.fit import HistogramBinning, Isotonic, Platt, Temperat
 from touchstone.calibrate.prior import Batch, Contextual, Pmi
 from touchstone.errors import ConfigError, DataError, UnknownName
 
+pytestmark = pytest.mark.slow
+
 BIAS = np.array([1.5, 0.0, -1.0])
 
 

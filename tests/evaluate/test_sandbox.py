@@ -10,6 +10,8 @@ from touchstone.errors import ConfigError, Unsupported
 from touchstone.evaluate import sandbox
 from touchstone.evaluate.sandbox import Limits, run_tests
 
+pytestmark = pytest.mark.slow
+
 TESTS = "assert double(4) == 8\n"
 RIGHT = "double = lambda x: 2 * x\n"
 AMPLE = Limits(wall_s=120, cpu_s=30)

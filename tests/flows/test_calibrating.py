@@ -15,6 +15,8 @@ from touchstone.models.card import Card
 from touchstone.report.terminal import Terminal
 from touchstone.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("good", "bad", "fine", "poor", "film", "plot", "cast", "song", "the", "a")
 LABELS = ("no", "yes")
 

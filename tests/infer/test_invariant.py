@@ -20,7 +20,7 @@ from touchstone.nn.mlp import MlpSpec
 from touchstone.nn.products import onednn_works
 from touchstone.nn.steady import make_steady, steady_gelu_tanh, steady_product, steady_sigmoid, steady_silu
 
-pytestmark = pytest.mark.skipif(not onednn_works(), reason="this build of torch has no oneDNN fp32 product")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not onednn_works(), reason="this build of torch has no oneDNN fp32 product")]
 
 V = 61
 PLAIN = {"vocab_size": V, "d_model": 36, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}

@@ -14,6 +14,8 @@ from touchstone.models import build, decoder_spec, encoder_spec, recurrent_spec
 from touchstone.nn.experts import ExpertsSpec
 from touchstone.nn.mlp import MlpSpec
 
+pytestmark = pytest.mark.slow
+
 V = 23
 PLAIN = {"vocab_size": V, "d_model": 24, "n_layers": 2, "n_heads": 4, "max_seq_len": 48}
 SPECS = {

@@ -31,6 +31,8 @@ from touchstone.nn.int8 import Int8Linear
 from touchstone.nn.linear import Linear
 from touchstone.nn.mlp import MlpSpec
 
+pytestmark = pytest.mark.slow
+
 V = 41
 SIZES = {"vocab_size": V, "d_model": 36, "n_layers": 2, "n_heads": 4, "max_seq_len": 24}
 SIDES = {"vocab_size": V, "d_model": 36, "n_heads": 4, "n_encoder_layers": 2, "n_decoder_layers": 1, "max_seq_len": 24}

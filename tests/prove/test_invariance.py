@@ -189,7 +189,7 @@ of every log-probability.
 The last three columns are the speed of the invariant mode over that of the fast mode, each on the same weights, in turns in one process,
 median of {ROUNDS}: reading 512 tokens, writing one text, writing 16.
 
-| shape | weights | rows | texts that gave way | largest difference, nats | fast mode's largest difference, nats | reading | writing 1 | writing 16 |
+| shape | weights | rows | texts that gave way | largest difference, nats | the fast mode's, nats | reading | writing 1 | writing 16 |
 |---|---|---|---|---|---|---|---|---|
 {chr(10).join(lines)}
 """

@@ -197,8 +197,8 @@ ENGLISH_ASSAY: dict[str, str] = {
     "temperature": "The temperature that fits one half of the documents best is {value}; what it changes was measured on the other half.",
     "missing_compressor": "The compressor {name} is not installed here, so it is not compared.",
     "answers_text": (
-        "{n} small questions with a few answers each, chosen by likelihood. Chance is what guessing scores; a kind counts as beyond guessing"
-        " where its whole interval, widened for the number of kinds, lies above that."
+        "{n} small questions with a few answers each, chosen by likelihood. Chance is what guessing scores; a kind counts as beyond"
+        " guessing where its whole interval, widened for the number of kinds, lies above that."
     ),
     "kind": "kind",
     "language": "language",
