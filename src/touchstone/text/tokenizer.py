@@ -153,13 +153,20 @@ class Tokenizer:
             return [self.encode(text) for text in texts]  # says which one is wrong
         return [encoding.ids for encoding in encodings]
 
-    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_offsets(self, text: str, *, is_inner: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids and, for each, the characters (start, end) of the text it spells, of which it may hold a part only.
 
         A space that the tokenizer puts before a text counts as its first character.
+        is_inner: the text stands behind another, so that no space goes before it where only a first text gets one.
         """
-        encoding = self._finish.post_process(self._encoding(text, False), add_special_tokens=False)
+        encoding = self._finish.post_process(self._encoding(text, False, is_inner), add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def special_offsets(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, start, end) of every special token that `encode(text, allow_special=True)` finds, in characters."""
+        encoding = self._encoding(text, True)
+        found = zip(encoding.ids, encoding.offsets, strict=True)
+        return [(token_id, *place) for token_id, place in found if token_id in self._special_ids and place[0] < place[1]]
 
     def encode_special(
         self, text: str, pair: str | None = None, *, max_length: int | None = None, cut: Cut = "longest", allow_special: bool = False
@@ -229,6 +236,22 @@ class Tokenizer:
         """Whether decoded text is the tokens' bytes, joined; WordPiece sets spaces between them."""
         return "WordPiece" not in self._decoder_kinds
 
+    @property
+    def role_tokens(self) -> dict[str, str]:
+        """The text of the token in each role that has one, as chat templates name them: `bos_token`, `eos_token` …"""
+        ids = (self.bos_id, self.eos_id, self.unk_id, self.sep_id, self.pad_id, self.cls_id, self.mask_id)
+        return {f"{role}_token": self._tokens[token_id] for role, token_id in zip(ROLES, ids, strict=True) if token_id is not None}
+
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """What spells the special tokens."""
+        return tuple(self._added[token_id] for token_id in sorted(self._special_ids))
+
+    @property
+    def chat_template(self) -> Any:
+        """What tokenizer_config.json holds as `chat_template`, unchecked; None where it holds none."""
+        return self._config.get("chat_template")
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """The sha256 of tokenizer.json."""
@@ -256,8 +279,8 @@ class Tokenizer:
         """Length of a text in UTF-8, what bits per byte are divided by."""
         return len(text.encode("utf-8"))
 
-    def _encoding(self, text: str, allow_special: bool) -> Any:
-        backend = self._special if allow_special else self._plain
+    def _encoding(self, text: str, allow_special: bool, is_inner: bool = False) -> Any:
+        backend = self._special if allow_special else self._inner if is_inner else self._plain
         try:
             return _guarded(lambda: backend.encode(text, add_special_tokens=False))
         except (TypeError, ValueError):
@@ -265,6 +288,19 @@ class Tokenizer:
 
     def _encodings(self, text: str, pair: str | None, allow_special: bool) -> list[Any]:
         return [self._encoding(part, allow_special) for part in (text, pair) if part is not None]
+
+    @functools.cached_property
+    def _inner(self) -> Backend:
+        told = json.loads(self._json)
+        steps = told.get("pre_tokenizer") or {}
+        changed = [step for step in (steps, *steps.get("pretokenizers", [])) if step.get("prepend_scheme") == "first"]
+        if not changed:
+            return self._plain
+        for step in changed:
+            step["prepend_scheme"] = "never"
+        backend = _backend(json.dumps(told))
+        backend.encode_special_tokens, backend.post_processor = True, None
+        return backend
 
     @functools.cached_property
     def _special(self) -> Backend:

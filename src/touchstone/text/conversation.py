@@ -1,0 +1,215 @@
+"""Conversations as tokens, by the model's own chat template; what somebody said can never become a special token.
+
+Before a template sees a message, every character of it with which a special token could begin is replaced by a random character of
+private use, another one in each call. So what the rendered text has of special tokens is the template's own. The text is cut there;
+the characters come back in what lies between, which is encoded as plain text. That holds for any role, and for a token that is spelled
+in pieces over several messages. Where a template ends a text of its own within a special token's name ("<|" + role + "|>"), a message
+could finish it: there every character that occurs in such a name is replaced.
+A template may look for tags in a message (`</think>`): those that it holds itself stay readable, as they are no special tokens.
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from touchstone.errors import ConfigError, NoTokenizer
+from touchstone.text.chat_template import RenderLimits, Template
+from touchstone.text.document import Conversation, Message
+from touchstone.text.tokenizer import Tokenizer
+
+__all__ = ["ROLES", "ChatFormat", "ChatTokens"]
+
+ROLES = ("system", "user", "assistant", "tool")
+_PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))  # the private use areas of Unicode
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTokens:
+    """A conversation as a model reads it; is_answer: which tokens the assistant writes, the end of its turn included."""
+
+    token_ids: tuple[int, ...]
+    is_answer: tuple[bool, ...]
+
+
+class ChatFormat:
+    """How one model writes conversations.
+
+    template: Jinja, as `chat_template.jinja` of the model folder holds it.
+    Raises ConfigError for a template that cannot be parsed.
+    """
+
+    def __init__(self, template: str, tokenizer: Tokenizer, limits: RenderLimits | None = None) -> None:
+        self._template = Template(template, limits)
+        self._tokenizer = tokenizer
+        self._disguise = _Disguise(tokenizer.special_texts, self._template.texts)
+
+    @classmethod
+    def of(cls, template: str | None, tokenizer: Tokenizer | None) -> "ChatFormat":
+        """By the template of the folder, else by that of tokenizer_config.json; ConfigError where there is none."""
+        if tokenizer is None:
+            raise NoTokenizer("This model has no tokenizer, so conversations cannot be read.")
+        found = template if template is not None else _default(tokenizer.chat_template)
+        if found is None:
+            raise ConfigError("This model has no chat template, so it knows no conversations; give it a plain prompt to continue.")
+        return cls(found, tokenizer)
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template has a place for tools."""
+        return "tools" in self._template.variables
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The conversation so far and the beginning of the assistant's turn.
+
+        Raises ConfigError for a role that does not exist, no message, or messages that the template refuses.
+        """
+        worn = self._disguise.put_on(messages)
+        return tuple(token_id for token_id, _, _ in self._tokens(self._rendered(worn.messages, asks=True), worn))
+
+    def example(self, conversation: Conversation) -> ChatTokens:
+        """The whole conversation, for training on what the assistant says.
+
+        Raises ConfigError where the template does not tell which part that is: it marks nothing and writes earlier turns anew when
+        later ones come.
+        """
+        worn = self._disguise.put_on(conversation.messages)
+        text, spans = self._marked(worn) if self._template.has_marks else self._compared(worn)
+        tokens = self._tokens(text, worn)
+        answers = [any(low <= start < high for low, high in spans) for _, start, _ in tokens]
+        return ChatTokens(tuple(token_id for token_id, _, _ in tokens), tuple(answers))
+
+    def close(self) -> None:
+        """End the process that renders."""
+        self._template.close()
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], *, asks: bool, marks: tuple[str, str] = ("", "")) -> str:
+        variables = {"messages": list(messages), "add_generation_prompt": asks, "tools": None, "documents": None}
+        return self._template.render({**variables, **self._tokenizer.role_tokens}, marks)
+
+    def _tokens(self, text: str, worn: "_Worn") -> list[tuple[int, int, int]]:
+        """(id, start, end) of each token of a rendered text."""
+        tokens: list[tuple[int, int, int]] = []
+        place = 0
+        for token_id, start, end in [*self._specials(text), (None, len(text), len(text))]:
+            if start > place:
+                ids, offsets = self._tokenizer.encode_offsets(worn.taken_off(text[place:start]), is_inner=place > 0)
+                tokens += [(id, place + low, place + high) for id, (low, high) in zip(ids, offsets, strict=True)]
+            if token_id is not None:
+                tokens.append((token_id, start, end))
+            place = end
+        return tokens
+
+    def _specials(self, text: str) -> list[tuple[int, int, int]]:
+        """The special tokens that the template wrote; what only looks like one once it is normalised is none."""
+        found = self._tokenizer.special_offsets(text)
+        return [entry for entry in found if text[entry[1] : entry[2]].strip() == self._tokenizer.token_text(entry[0]).strip()]
+
+    def _marked(self, worn: "_Worn") -> tuple[str, list[tuple[int, int]]]:
+        low, high = worn.spare
+        parts = self._rendered(worn.messages, asks=False, marks=(low, high)).split(low)
+        text, spans = parts[0], []
+        for part in parts[1:]:
+            said, _, rest = part.partition(high)
+            spans.append((len(text), len(text) + len(said)))
+            text += said + rest
+        return text, spans
+
+    def _compared(self, worn: "_Worn") -> tuple[str, list[tuple[int, int]]]:
+        whole = self._rendered(worn.messages, asks=False)
+        spans = []
+        for number, message in enumerate(worn.messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._rendered(worn.messages[:number], asks=True) if number else ""
+            after = self._rendered(worn.messages[: number + 1], asks=False)
+            if not (after.startswith(before) and whole.startswith(after)):
+                raise ConfigError(
+                    f"The chat template writes message {number} differently once others follow, so what the assistant says cannot be"
+                    " told apart; mark it in the template with `{% generation %}`."
+                )
+            spans.append((len(before), self._end_of_turn(whole, len(before), len(after))))
+        return whole, spans
+
+    def _end_of_turn(self, text: str, low: int, high: int) -> int:
+        """Without the white space that a template puts behind the last special token of a turn."""
+        ends = [end for _, start, end in self._specials(text) if low <= start < high]
+        return ends[-1] if ends and not text[ends[-1] : high].strip() else high
+
+
+@dataclass(frozen=True)
+class _Worn:
+    """Messages in disguise. back: the characters as they were. spare: two characters that occur nowhere."""
+
+    messages: list[dict[str, Any]]
+    back: dict[int, str]
+    spare: tuple[str, str]
+
+    def taken_off(self, text: str) -> str:
+        return text.translate(self.back)
+
+
+class _Disguise:
+    """Which characters of a message are hidden from the template.
+
+    specials: what spells the special tokens. texts: what the template holds.
+    """
+
+    def __init__(self, specials: Sequence[str], texts: Iterable[str]) -> None:
+        texts = tuple(texts)
+        begun = any(text.endswith(special[:n]) for special in specials for text in texts for n in range(1, len(special)))
+        self._hidden = {char for special in specials for char in (special if begun else special[:1]) if not char.isspace()}
+        tags = () if begun else texts
+        self._tags = tuple(
+            text for text in tags if len(text) > 1 and text[0] in self._hidden and not any(_begins(text, special) for special in specials)
+        )
+        self._avoided = set("".join(specials)) | set("".join(texts))
+
+    def put_on(self, messages: Sequence[Message]) -> _Worn:
+        if not messages:
+            raise ConfigError("A conversation needs at least one message.")
+        wrong = next((number for number, message in enumerate(messages) if message.role not in ROLES), None)
+        if wrong is not None:
+            raise ConfigError(f"Message {wrong} has a role that does not exist; the roles are {', '.join(ROLES)}.")
+        used = self._avoided.union(*(message.content for message in messages))
+        masks = _private(len(self._hidden) + 2, used)
+        mask_of = dict(zip(sorted(self._hidden), masks, strict=False))
+        worn: list[dict[str, Any]] = [{"role": each.role, "content": self._masked(each.content, mask_of)} for each in messages]
+        return _Worn(worn, {ord(mask): char for char, mask in mask_of.items()}, (masks[-2], masks[-1]))
+
+    def _masked(self, text: str, mask_of: Mapping[str, str]) -> str:
+        return "".join(
+            mask_of[char] if char in mask_of and not text.startswith(self._tags, place) else char for place, char in enumerate(text)
+        )
+
+
+def _begins(a: str, b: str) -> bool:
+    """Whether one of two texts is the beginning of the other."""
+    return a.startswith(b) or b.startswith(a)
+
+
+def _private(n: int, used: set[str]) -> list[str]:
+    """So many different characters of private use, none of them used."""
+    found: dict[str, None] = {}
+    draw = random.SystemRandom()
+    n_all = sum(len(area) for area in _PRIVATE)
+    if sum(ord(char) >= _PRIVATE[0][0] for char in used) + n > n_all // 2:
+        raise ConfigError("The messages hold too many different characters of private use.")
+    while len(found) < n:
+        number = draw.randrange(n_all)
+        char = chr(_PRIVATE[0][number] if number < len(_PRIVATE[0]) else _PRIVATE[1][number - len(_PRIVATE[0])])
+        if char not in used:
+            found[char] = None
+    return list(found)
+
+
+def _default(told: Any) -> str | None:
+    """The template of tokenizer_config.json: a text, or a list of named ones, of which `default` is taken."""
+    if told is None or isinstance(told, str):
+        return told
+    entries = told if isinstance(told, list) else []
+    named = {str(entry.get("name")): entry.get("template") for entry in entries if isinstance(entry, Mapping)}
+    template = named.get("default")
+    if not isinstance(template, str):
+        raise ConfigError("tokenizer_config.json: `chat_template` should be a text, or a list with one named `default`.")
+    return template
