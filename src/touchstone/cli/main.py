@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from touchstone.cli import begin, change, judge, learn, look, slips, use
+from touchstone.cli import begin, change, host, judge, learn, look, slips, use
 from touchstone.errors import TouchstoneError
 
 __all__ = ["VERBS", "build_app", "main"]
@@ -29,6 +29,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "assay": judge.assay,
     "generate": use.generate,
     "complete": use.complete,
+    "serve": host.serve,
     "convert": change.convert,
 }
 """The verbs in the order in which a newcomer meets them."""

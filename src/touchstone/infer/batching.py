@@ -25,24 +25,33 @@ from touchstone.infer.sampling import SamplingTable, choose
 from touchstone.infer.scheduler import Limits, Part, Scheduler, Text
 from touchstone.infer.speculative import Drafter, Payoff
 
-__all__ = ["ContinuousBatch"]
+__all__ = ["ContinuousBatch", "Ticket"]
 
 
-class _Mailbox:
-    """The events of one stream that were not read yet."""
+class Ticket:
+    """Choices that joined the batch together.
+
+    n_open: how many are not over. events: what was not read yet. texts: one a choice, while it is decoded and after.
+    """
 
     def __init__(self, n_open: int) -> None:
-        self.n_open = n_open  # choices that are not over
+        self.n_open = n_open
         self.events: deque[TokenEvent] = deque()
+        self.texts: list[Text] = []
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any of the choices was given room."""
+        return any(text.table is not None or text.is_read for text in self.texts)
 
 
 class _Live:
     """A choice that is being decoded."""
 
-    def __init__(self, choice: Choice, text: Text, mailbox: _Mailbox) -> None:
+    def __init__(self, choice: Choice, text: Text, ticket: Ticket) -> None:
         self.choice = choice
         self.text = text
-        self.mailbox = mailbox
+        self.ticket = ticket
 
 
 class ContinuousBatch:
@@ -78,24 +87,38 @@ class ContinuousBatch:
 
     def stream(self, choices: Sequence[Choice]) -> Iterator[TokenEvent]:
         """The events of these choices; they join the batch with the first event asked for, and leave it when the stream is closed."""
-        mailbox = _Mailbox(len(choices))
-        with self._lock:
-            lives = self._join(choices, mailbox)
+        ticket = self.join(choices)
         try:
-            while mailbox.n_open or mailbox.events:
-                if not mailbox.events:
+            while ticket.n_open or ticket.events:
+                if not ticket.events:
                     with self._lock:
-                        if not mailbox.events and mailbox.n_open:
+                        if not ticket.events and ticket.n_open:
                             self._step()
-                while mailbox.events:
-                    yield mailbox.events.popleft()
+                while ticket.events:
+                    yield ticket.events.popleft()
         finally:
-            with self._lock:
-                for live in lives:
+            self.leave(ticket)
+
+    def join(self, choices: Sequence[Choice]) -> Ticket:
+        """Take choices in, for one who calls `step` and reads the ticket's events in between; `leave` ends it."""
+        ticket = Ticket(len(choices))
+        with self._lock:
+            self._join(choices, ticket)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """The choices end without another event, if they are not over."""
+        with self._lock:
+            for text in ticket.texts:
+                if (live := self._lives.get(text.number)) is not None:
                     self._leave(live)
 
-    def _join(self, choices: Sequence[Choice], mailbox: _Mailbox) -> list[_Live]:
-        lives: list[_Live] = []
+    def step(self) -> None:
+        """One step of all choices. What a step raises ended the choices that it computed, without an event."""
+        with self._lock:
+            self._step()
+
+    def _join(self, choices: Sequence[Choice], ticket: Ticket) -> None:
         first: dict[int, tuple[Hashable, Text]] = {}
         for choice in choices:
             asked = choice.asked
@@ -104,16 +127,15 @@ class ContinuousBatch:
             if before is None and len(asked.prompt) > self.scheduler.pool.block_size:  # the others will find its blocks
                 first[id(asked)] = salt, text
             self.scheduler.add(text)
-            lives.append(_Live(choice, text, mailbox))
-            self._lives[text.number] = lives[-1]
-        return lives
+            ticket.texts.append(text)
+            self._lives[text.number] = _Live(choice, text, ticket)
 
     def _salt(self, asked: Asked) -> Hashable:
         return asked.request.salt if self._shares_prefixes else object()
 
     def _leave(self, live: _Live, *, forget: bool = False) -> None:
         if self._lives.pop(live.text.number, None) is not None:
-            live.mailbox.n_open -= 1
+            live.ticket.n_open -= 1
             if forget and live.text.table is not None:
                 self.runner.wipe(live.text)
             self.scheduler.remove(live.text, forget=forget)
@@ -161,7 +183,7 @@ class ContinuousBatch:
     def _end_cancelled(self) -> None:
         for live in list(self._lives.values()):
             if self._is_cancelled(live.choice.asked.request.id):
-                live.mailbox.events.extend(live.choice.cancel())
+                live.ticket.events.extend(live.choice.cancel())
                 self._leave(live)
 
     @torch.inference_mode()
@@ -205,7 +227,7 @@ class ContinuousBatch:
     def _accept(self, live: _Live, step: Sampled) -> bool:
         """Give the choice its token; whether it goes on."""
         event = live.choice.accept(step, self._problem(live) if math.isnan(step.logprob) else None)
-        live.mailbox.events.append(event)
+        live.ticket.events.append(event)
         self._n_written += 1
         if live.choice.is_over:
             self._leave(live, forget=event.finish_reason == "error")

@@ -13,7 +13,7 @@ import torch
 
 from touchstone.errors import ConfigError, NoTokenizer, TouchstoneError, Unsupported
 from touchstone.infer.asked import Asked, build_rules
-from touchstone.infer.batching import ContinuousBatch
+from touchstone.infer.batching import ContinuousBatch, Ticket
 from touchstone.infer.blocks import BlockPool
 from touchstone.infer.calibration import Calibrated
 from touchstone.infer.choice import Choice
@@ -107,14 +107,22 @@ class Engine:
         Raises ConfigError, NoTokenizer or Unsupported, naming the request, before anything is generated.
         """
         requests = [requests] if isinstance(requests, Request) else list(requests)
-        jobs: list[Choice | Search] = [
-            job for place, request in enumerate(requests) for job in self._jobs(place, request, alone=len(requests) == 1)
-        ]
+        jobs = self._all_jobs(requests)
         ids = [request.id for request in requests]
         twice = sorted({id for id in ids if ids.count(id) > 1 or id in self._running})
         if twice:
             raise ConfigError(f"Request ids must differ from each other and from those still running; in use twice: {', '.join(twice)}.")
         return self._run(jobs, ids)
+
+    def join(self, requests: Sequence[Request]) -> Ticket:
+        """Put requests into the continuous batch, for one who drives its steps (`batch.step`, `batch.leave`); the checks are those of
+        `stream`. Raises Unsupported for a model that decodes in waves, and for beams.
+        """
+        jobs = self._all_jobs(requests)
+        choices = [job for job in jobs if isinstance(job, Choice)]
+        if self.batch is None or len(choices) < len(jobs):
+            raise Unsupported("Only the choices of a decoder without beams run in the continuous batch; use `stream`.")
+        return self.batch.join(choices)
 
     def cancel(self, request_id: str) -> bool:
         """End the request's choices before their next token; False if no such request is running. May be called from any thread."""
@@ -237,6 +245,9 @@ class Engine:
         for job in jobs:
             if not job.is_over and job.asked.request.id in self._cancelled:
                 yield from job.cancel()
+
+    def _all_jobs(self, requests: Sequence[Request]) -> list[Choice | Search]:
+        return [job for place, request in enumerate(requests) for job in self._jobs(place, request, alone=len(requests) == 1)]
 
     def _jobs(self, place: int, request: Request, *, alone: bool) -> Sequence[Choice] | Sequence[Search]:
         try:

@@ -350,4 +350,9 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "given_nothing": "每个文件单独压缩",
         "mixture_facts": "两个模型的概率加权平均",
     },
+    "serve": {
+        "opening": "正在打开 {model} …",
+        "ready": "{name} 已在 {address} 提供服务：OpenAI 接口在 {address}/v1，网页在 {address}/。按 Ctrl-C 结束。",
+        "ended": "服务已结束。已经开始的回答要么已答完，要么已告知未能答完。",
+    },
 }

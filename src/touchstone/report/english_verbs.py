@@ -389,4 +389,9 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "given_nothing": "each file on its own",
         "mixture_facts": "both models' probabilities, weighted",
     },
+    "serve": {
+        "opening": "Opening {model} …",
+        "ready": "Serving {name} at {address} - OpenAI's API at {address}/v1, a page for people at {address}/. Ctrl-C ends it.",
+        "ended": "Ended. Every answer that had begun was completed, or told that it was not.",
+    },
 }

@@ -1,0 +1,88 @@
+"""The verb `serve`: a model behind an address, until it is told to end."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from touchstone.errors import ConfigError, MissingPackage
+from touchstone.flows.opening import Opening
+from touchstone.infer.locate import locate_model
+from touchstone.report.terminal import Terminal
+
+__all__ = ["Publishing", "publish"]
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """Where and for whom. name: None = the folder's. key_file: API keys. hosts: more names for this server."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str | None = None
+    key_file: Path | None = None
+    hosts: tuple[str, ...] = ()
+    max_requests: int = 256
+    max_body_bytes: int = 1 << 20
+    request_s: float = 600.0
+    drain_s: float = 30.0
+
+
+def publish(
+    folder: Path | str, asked: Publishing, opening: Opening, terminal: Terminal, *, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Serve until a signal comes; the document says what was served.
+
+    Raises ConfigError, ModelFolderError or MissingPackage before anybody could have asked.
+    """
+    try:
+        from touchstone.serve.keys import read_keys
+        from touchstone.serve.limits import ServeLimits
+        from touchstone.serve.listen import ServeSettings, serve
+        from touchstone.serve.supervisor import EngineSettings
+    except ModuleNotFoundError as error:
+        raise MissingPackage(f'`serve` needs {error.name}: pip install "touchstone-lm[serve]".') from None
+    where = locate_model(folder)
+    name = asked.name or _name_of(Path(folder))
+    if not name.isprintable() or not 0 < len(name) <= 200:
+        raise ConfigError("`--name` must have from 1 to 200 printable characters.")
+    limits = ServeLimits(
+        max_body_bytes=asked.max_body_bytes, max_requests=asked.max_requests, request_s=asked.request_s, drain_s=asked.drain_s
+    )
+    settings = ServeSettings(name, asked.host, asked.port, read_keys(asked.key_file, environment), asked.hosts, limits)
+    engine = EngineSettings(str(where), opening.device, opening.dtype, opening.weights, opening.invariant, opening.draft)
+    access = _log_to_stderr()
+
+    def announce(event: str, address: str) -> None:
+        if event == "listening":
+            terminal.say(terminal.words("serve.opening", model=folder))
+        else:
+            terminal.say(terminal.words("serve.ready", name=name, address=address), style="good")
+        access.info(json.dumps({"event": event, "address": address}))
+
+    serve(engine, settings, announce)
+    terminal.say(terminal.words("serve.ended"))
+    return {"model": name, "folder": str(where), "status": "ended"}
+
+
+def _name_of(folder: Path) -> str:
+    """`runs/mine/model` and `runs/mine` are both called `mine`."""
+    resolved = folder.resolve() if folder.exists() else folder
+    return (resolved.parent.name if resolved.name == "model" else resolved.name) or "model"
+
+
+def _log_to_stderr() -> logging.Logger:
+    """The access log, one line of JSON a request, and what goes wrong inside."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access = logging.getLogger("touchstone.serve.access")
+    access.addHandler(handler)
+    access.setLevel(logging.INFO)
+    access.propagate = False
+    inside = logging.getLogger("uvicorn.error")
+    inside.addHandler(handler)
+    inside.setLevel(logging.ERROR)
+    return access

@@ -1,0 +1,72 @@
+"""HTTP connections that do not wait for ever: one whose headers do not come in time is closed.
+
+The server library times the pause between two requests only; a client that sends half a header and falls silent would hold its
+connection for good. What is no HTTP is told so in the form of every other error.
+"""
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["timed_connections"]
+
+
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_NO_HTTP = b'{"error":{"message":"This is no HTTP request.","type":"invalid_request_error","param":null,"code":"no_http"}}'
+
+
+def timed_connections(header_s: float, max_connections: int) -> type[H11Protocol]:
+    """A protocol class whose requests must have arrived, headers and all, header_s after their connection or their first byte."""
+
+    class TimedConnection(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                transport.write(_FULL)
+                transport.close()
+                return
+            self._arm()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._is_waiting():
+                self._arm()
+            else:
+                self._disarm()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._disarm()
+            super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            headers = [("content-type", "application/json"), ("content-length", str(len(_NO_HTTP))), ("connection", "close")]
+            try:
+                parts = [h11.Response(status_code=400, headers=headers), h11.Data(data=_NO_HTTP), h11.EndOfMessage()]
+                self.transport.write(b"".join(self.conn.send(part) or b"" for part in parts))
+            except h11.LocalProtocolError:  # an answer was on its way already
+                pass
+            self.transport.close()
+
+        def _is_waiting(self) -> bool:
+            """Whether a request has begun, or should, and its headers are not all there."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def _arm(self) -> None:
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(header_s, self._end)
+
+        def _disarm(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _end(self) -> None:
+            self._timer = None
+            if self._is_waiting() and not self.transport.is_closing():
+                self.transport.close()
+
+    return TimedConnection

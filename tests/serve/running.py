@@ -1,0 +1,134 @@
+"""A server in processes of its own, as a user starts it, and tiny models for it."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import torch
+
+from touchstone.models import build, decoder_spec
+from touchstone.models.card import Calibration, Card
+from touchstone.models.checkpoint import save_model
+from touchstone.models.quantized import numeric_scheme
+from touchstone.models.weights import weights_hash
+from touchstone.text.tokenizer import Tokenizer
+
+SPECIALS = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
+CHATML = (
+    "{%- for message in messages %}\n{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n{%- endfor %}\n"
+    "{%- if add_generation_prompt %}\n{{- '<|im_start|>assistant\\n' }}\n{%- endif %}"
+)
+TEXT = 'One day a girl met a dog. The dog said hello, and they went to the sea. 天 气 很 好 {"a": [1, 2.5, true]} assistant user system\n'
+CONTEXT = 256
+START_S = 60
+
+
+def sharpened(spec, seed):
+    """A network whose matrices are enlarged, so that contexts matter and its text is not always the same."""
+    net = build(spec, seed=seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3.0)
+    return net.eval()
+
+
+def write_chat_model(folder):
+    """A decoder with a context of 256 tokens, a chat template, and a stored temperature for its next tokens."""
+    tokenizer = Tokenizer.train([TEXT] * 9, kind="bpe", vocab_size=330, specials=SPECIALS)
+    net = sharpened(decoder_spec(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2, n_heads=4, max_seq_len=CONTEXT), seed=3)
+    card = Card(chat_template=CHATML)
+    save_model(folder, net, tokenizer=tokenizer, card=card)
+    record = Calibration(
+        target="next-token",
+        method="temperature",
+        params={"temperature": 1.5},
+        statistic={"ece_before": 0.1, "ece_after": 0.01, "noise_floor": 0.01},
+        weights_hash=weights_hash(net.state_dict()),
+        numeric_scheme=numeric_scheme(net),
+        n=1000,
+        date="2026-11-26",
+    )
+    save_model(folder, net, tokenizer=tokenizer, card=card.replace(calibration=(record,)))
+    return folder
+
+
+class Server:
+    """`touchstone serve FOLDER --port 0 …` until it is closed. address, host, port: where it listens. log: what it wrote to stderr."""
+
+    def __init__(self, folder, *options, environment=None):
+        command = [sys.executable, "-m", "touchstone.cli.main", "serve", str(folder), "--port", "0", *options]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
+        self.log = []
+        self._ready = threading.Event()
+        self.address = None
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait(self):
+        """Until the model is open."""
+        deadline = time.monotonic() + START_S
+        while not self._ready.wait(0.05):
+            assert self.process.poll() is None, "".join(self.log)
+            assert time.monotonic() < deadline, "".join(self.log)
+        return self
+
+    def wait_for_address(self):
+        """Until it listens; the model may still be loading."""
+        deadline = time.monotonic() + START_S
+        while self.address is None:
+            assert self.process.poll() is None, "".join(self.log)
+            assert time.monotonic() < deadline, "".join(self.log)
+            time.sleep(0.01)
+        return self
+
+    @property
+    def port(self):
+        return int(self.address.rpartition(":")[2])
+
+    def ask(self, method, path, body=None, headers=None, timeout=60):
+        """(status, headers, bytes) of one request; a body that is not bytes is sent as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        with contextlib.closing(connection):
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            kind = {"content-type": "application/json"} if data is not None else {}
+            connection.request(method, path, data, {**kind, **(headers or {})})
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+
+    def post(self, path, body, **options):
+        """(status, what was answered) of a POST."""
+        status, _, data = self.ask("POST", path, body, **options)
+        return status, json.loads(data)
+
+    def engine_pid(self):
+        """The process that holds the model."""
+        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True)
+        return next(int(line.split()[0]) for line in listed.stdout.splitlines() if "engine_process" in line)
+
+    def end(self, sig=signal.SIGTERM, seconds=30):
+        """Ask it to end; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(seconds)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            if line.startswith('{"event"'):
+                told = json.loads(line)
+                self.address = told["address"]
+                if told["event"] == "ready":
+                    self._ready.set()
