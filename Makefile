@@ -22,7 +22,7 @@ endif
 export TOUCHSTONE_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test prove conformance browser-test bench-train bench-infer bench-eval clean
+.PHONY: help install quickstart check test prove conformance browser-test bench-train bench-infer bench-eval bench-serve clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-infer: $(VENV)/.dev $(PEER_NAMES:%=$(PEERS)/%/.packages) ## inference spee
 
 bench-eval: $(VENV)/.dev $(PEERS)/models/.packages $(PEERS)/lm-eval/.packages ## scoring speed beside lm-evaluation-harness
 	$(PY) -m touchstone.bench.scoring $(ARGS)
+
+bench-serve: $(VENV)/.dev $(PEERS)/models/.packages $(PEERS)/transformers/.packages $(PEERS)/llama-server/.packages ## the server's speed beside transformers serve and llama.cpp's server
+	$(PY) -m touchstone.bench.serving $(ARGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) $(CONFORMANCE) $(PEERS) .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
@@ -96,3 +99,9 @@ $(PEERS)/llama-cpp/.packages: bench/peers/requirements-llama-cpp.txt | $(VENV)/.
 	@CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(@D)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
 		--requirement $< >$(@D).log 2>&1 && touch $@ || { \
 		echo "make: llama.cpp could not be built and is LEFT OUT; the end of $(@D).log:" >&2; tail -n 5 $(@D).log >&2; rm -rf $(@D); }
+
+$(PEERS)/llama-server/.packages: bench/peers/requirements-llama-cpp.txt scripts/build-llama-server | $(VENV)/.python
+	@mkdir -p $(@D)
+	@echo "building llama.cpp's server for this processor, half an hour; what it says is in $(@D).log"
+	@scripts/build-llama-server $(PY) $(@D) >$(@D).log 2>&1 && touch $@ || { \
+		echo "make: llama.cpp's server could not be built and is LEFT OUT; the end of $(@D).log:" >&2; tail -n 5 $(@D).log >&2; rm -rf $(@D); }

@@ -38,8 +38,8 @@ def main():
     (folder / "hf").mkdir(parents=True)
     net.save_pretrained(folder / "hf")
     tokenizer = words(net.config)
+    tokenizer.save_pretrained(folder / "hf")
     if kind == "bert":
-        tokenizer.save_pretrained(folder / "hf")
         to_onnx(net, folder)
     if kind in ("gpt2", "llama"):
         for form in ("f32", "q8_0"):
@@ -160,7 +160,7 @@ def to_gguf(net, kind, form, folder):
     config, arch = net.config, gguf.MODEL_ARCH[kind.upper()]
     writer = gguf.GGUFWriter(folder / "model.gguf", kind)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
+    add_words(writer, config)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -188,6 +188,20 @@ def to_gguf(net, kind, form, folder):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def add_words(writer, config):
+    """The vocabulary of `words`, each behind SentencePiece's mark of a space: whoever writes text gets the same."""
+    named = {0: "<unk>", 1: "</s>"}
+    tokens = [named.get(i, f"\u2581w{i}") for i in range(config.vocab_size)]
+    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, *[gguf.TokenType.NORMAL] * (config.vocab_size - 2)]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * config.vocab_size)
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(1)
+    writer.add_add_bos_token(False)
 
 
 def laid_out(values, name, config):
