@@ -61,7 +61,7 @@ def serve(
 
     terminal = open_terminal(lang.value, as_json)
     from touchstone.flows.opening import Opening
-    from touchstone.flows.serving import Publishing, publish
+    from touchstone.flows.hosting import Publishing, publish
 
     asked = Publishing(
         host=host,
