@@ -1,6 +1,7 @@
 """The invariant mode at real sizes: 20 prompts on GPT-2 124M's and Llama 110M's shapes, in fp32 and int8, every bit compared.
 
-Writes docs/results/invariance.md, with what the mode costs. Takes about 40 minutes on two cores.
+Writes docs/results/invariance.md (about 40 minutes on two cores) and docs/results/invariance_cost.md (a few; `-k costs`
+alone on a quiet machine).
 """
 
 import datetime
@@ -24,7 +25,7 @@ from touchstone.nn.products import choose_product, use_product
 from touchstone.nn.steady import make_steady
 from touchstone.runtime import available_cores, set_threads
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results" / "invariance.md"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 N_PROMPTS = 20
 N_NEW = 6
 FAST_BOUND = 1e-4  # nats, of the fast mode in fp32
@@ -74,12 +75,14 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def page():
-    rows = []
+def pages():
+    found = {"bits": [], "costs": []}
     set_threads(available_cores())
-    yield rows
-    if len(rows) == 4:
-        write_results(rows)
+    yield found
+    if len(found["bits"]) == 4:
+        write_bits(found["bits"])
+    if len(found["costs"]) == 4:
+        write_costs(found["costs"])
 
 
 @pytest.fixture(scope="module", params=[(name, weights) for name in SHAPES for weights in ("float32", "int8")], ids=" ".join)
@@ -112,7 +115,7 @@ def completions(engine, prompts):
     return [(c.token_ids, c.logprobs) for c in engine.generate([Request(prompt, sampling) for prompt in prompts])]
 
 
-def test_every_bit_is_that_of_the_request_alone(subject, page):
+def test_every_bit_is_that_of_the_request_alone(subject, pages):
     name, weights, fast, steady = subject
     prompts = prompts_of(steady.spec)
     by_itself = Engine(steady, invariant=True, prefix_cache=False, limits=Limits(max_texts=1))
@@ -144,11 +147,12 @@ def test_every_bit_is_that_of_the_request_alone(subject, page):
     )
     if weights == "float32":
         assert apart < FAST_BOUND
-    page.append((name, weights, len(ROWS), n_preempted, apart, *costs(fast, steady)))
+    pages["bits"].append((name, weights, len(ROWS), n_preempted, apart))
 
 
-def costs(fast, steady):
+def test_what_the_mode_costs(subject, pages):
     """The fast mode's time over the invariant mode's, by work: reading 512 tokens, writing alone, writing 16 at once."""
+    name, weights, fast, steady = subject
     rng = random.Random(1)
     works = {
         "prefill": ([[rng.randrange(2, 30000) for _ in range(512)]], 1),
@@ -168,30 +172,44 @@ def costs(fast, steady):
                 seconds.append(time.perf_counter() - begun)
             ratios.append(seconds[0] / seconds[1])
         found.append(statistics.median(ratios[1:]))
-    return found
+    pages["costs"].append((name, weights, *found))
 
 
-def write_results(rows):
-    lines = [
-        f"| {name} | {weights} | {n_rows} | {n_preempted} | 0 | {apart:.1e} | {prefill:.2f} | {one:.2f} | {sixteen:.2f} |"
-        for name, weights, n_rows, n_preempted, apart, prefill, one, sixteen in rows
-    ]
+def made_by(options=""):
+    return f"""Written by `pytest -m prove tests/prove/test_invariance.py{options}`, a part of `make prove`, on
+{datetime.date.today().isoformat()}: Python {platform.python_version()}, torch {version("torch")}, {platform.system()} {platform.machine()},
+{available_cores()} cores. Random weights."""
+
+
+def write_bits(rows):
+    lines = [f"| {name} | {weights} | {n_rows} | {n_preempted} | 0 | {apart:.1e} |" for name, weights, n_rows, n_preempted, apart in rows]
     text = f"""# The invariant mode at real sizes
 
-Written by `pytest -m prove tests/prove/test_invariance.py`, a part of `make prove`, on {datetime.date.today().isoformat()}: Python
-{platform.python_version()}, torch {version("torch")}, {platform.system()} {platform.machine()}, {available_cores()} cores. Random weights.
+{made_by()}
 
 {N_PROMPTS} prompts of {LENGTHS[0]} to {LENGTHS[-1]} tokens, {N_NEW} new tokens each, in every row of a plan in which all pairs occur of
 batch (1, 2, 3, 5, 8, 16), prefix cache (off, cold, half of each prompt known, all known), chunk (16, 64, whole prompts), order of arrival,
 and room in the cache (enough, or so little that texts give way and come back). Compared with each request alone: every token, and every bit
-of every log-probability.
+of every log-probability. What the mode costs is in [another table](invariance_cost.md).
 
-The last three columns are the speed of the invariant mode over that of the fast mode, each on the same weights, in turns in one process,
-median of {ROUNDS}: reading 512 tokens, writing one text, writing 16.
-
-| shape | weights | rows | texts that gave way | largest difference, nats | the fast mode's, nats | reading | writing 1 | writing 16 |
-|---|---|---|---|---|---|---|---|---|
+| shape | weights | rows | texts that gave way | largest difference, nats | the fast mode's, nats |
+|---|---|---|---|---|---|
 {chr(10).join(lines)}
 """
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(text, encoding="utf-8")
+    (RESULTS / "invariance.md").write_text(text, encoding="utf-8")
+
+
+def write_costs(rows):
+    lines = [f"| {name} | {weights} | {prefill:.2f} | {one:.2f} | {sixteen:.2f} |" for name, weights, prefill, one, sixteen in rows]
+    text = f"""# What the invariant mode costs
+
+{made_by(" -k costs")}
+
+The speed of the invariant mode over that of the fast mode, each on the same weights, in turns in one process, median of {ROUNDS}: reading
+512 tokens, writing one text, writing 16.
+
+| shape | weights | reading | writing 1 | writing 16 |
+|---|---|---|---|---|
+{chr(10).join(lines)}
+"""
+    (RESULTS / "invariance_cost.md").write_text(text, encoding="utf-8")
