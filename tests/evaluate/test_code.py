@@ -87,7 +87,7 @@ def test_every_solution_of_humaneval_passes_its_tests(test_data):
     assert wrong == {}
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_every_solution_of_mbpp_passes_its_tests(test_data):
     found = rows(test_data / "benchmarks/mbpp/train_val_prompt.jsonl.gz")
     limits = Limits(wall_s=60, cpu_s=30)

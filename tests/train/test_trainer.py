@@ -204,7 +204,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"mine": 1}\n'
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_follows_the_plain_one(tmp_path):
     """In processes of their own: the shape checks of this one and torch.compile do not go together."""
