@@ -28,6 +28,7 @@ from touchstone.calibrate.conformal import (
     coverage_law,
     set_quality,
 )
+from touchstone.calibrate.drift import DriftAlarm, DriftCheck, confidence_counts
 from touchstone.calibrate.fit import (
     HistogramBinning,
     Isotonic,
@@ -91,6 +92,8 @@ __all__ = [
     "ConformalSets",
     "Contextual",
     "CoverageLaw",
+    "DriftAlarm",
+    "DriftCheck",
     "HistogramBinning",
     "Isotonic",
     "Ladder",
@@ -118,6 +121,7 @@ __all__ = [
     "choose_without_labels",
     "classwise_ece",
     "compare_scores",
+    "confidence_counts",
     "conformal_from_dict",
     "coverage_law",
     "discrete_semantic_entropy",

@@ -31,7 +31,12 @@ class SuiteOption(StrEnum):
 def calibrate(
     model: ModelFolder,
     data: DataPaths = [],  # noqa: B006 - typer copies it
-    task: Annotated[str | None, typer.Option("--task", metavar="NAME", help="A name to keep the calibration under.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", metavar="NAME", help="A name to keep the calibration under; with it, a language model's data are questions."
+        ),
+    ] = None,
     method: Annotated[
         MethodOption | None, typer.Option("--method", metavar="NAME", help="temperature, vector, platt, histogram or isotonic; measured.")
     ] = None,
@@ -51,13 +56,15 @@ def calibrate(
 ) -> int:
     """Make a model's confidence true: fit it on answers that the model has not learned from, and keep it with the model.
 
-    A classifier takes rows with text and label; a language model takes text, for its next token. One half is fitted on, the other is
-    measured on. From then on every answer carries the calibrated confidence, as long as weights and number type are these.
+    A classifier takes rows with text and label. A language model takes text, for its next token; with --task NAME it takes jsonl rows of
+    prompt, answers and answer, for its closed answers under that name. One half is fitted on, the other is measured on. From then on every
+    answer carries the calibrated confidence, as long as weights and number type are these.
 
     \b
     Examples:
       touchstone calibrate runs/reviews --data held_out.tsv
       touchstone calibrate runs/mine --data other_texts/ --json
+      touchstone calibrate runs/mine --data questions.jsonl --task reviews
     """
     from touchstone.cli.session import finish, open_terminal
 

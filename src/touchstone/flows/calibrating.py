@@ -1,7 +1,9 @@
 """The verb `calibrate`: fit what makes a model's confidence true, measure it on answers that the fit has not seen, keep it in the card.
 
-The rows are divided by a hash of their text, so that a text that comes twice is on one side. What is fitted on one half is measured on the
-other, and those very parameters are stored: the figures in the card are theirs.
+A classifier is calibrated by labelled rows; a language model by text, for its next token, or, under the name of a task, by closed
+questions, for `LanguageModel.choose(…, task=NAME)`. The rows are divided by a hash of their text, so that a text that comes twice is on one
+side. What is fitted on one half is measured on the other, and those very parameters are stored: the figures in the card are theirs, and
+the confidences beside them, which live ones are held against (`infer.watch`; not those of the next token).
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from touchstone.calibrate.arrays import softmax
 from touchstone.calibrate.choose import CalibrationChoice, choose_calibration, choose_confidence
+from touchstone.calibrate.drift import confidence_counts
 from touchstone.calibrate.fit import Calibration as Fitted
 from touchstone.calibrate.fit import Temperature, VectorScaling
 from touchstone.calibrate.measure import Measurement, Resampling, ece_equal_width, reliability_table
@@ -22,7 +25,8 @@ from touchstone.config import closest
 from touchstone.errors import ConfigError, DataError, NoTokenizer, Unsupported
 from touchstone.evaluate.language import encode_documents, fit_temperature, sample_documents, score_language
 from touchstone.files import sha256_bytes
-from touchstone.flows.comparison import measurement_dict
+from touchstone.flows.closed_questions import ClosedQuestion, read_questions
+from touchstone.flows.comparison import interval_dict, measurement_dict
 from touchstone.flows.measuring import ECE_BINS
 from touchstone.flows.net_training import today
 from touchstone.flows.opening import Opening
@@ -34,6 +38,7 @@ from touchstone.models.card_file import store_calibration
 from touchstone.models.net import LanguageNet
 from touchstone.report.plot import Reliability
 from touchstone.report.terminal import Terminal
+from touchstone.stats import Interval, bootstrap_mean
 from touchstone.text.labelled import LabelledText, read_labelled
 from touchstone.text.read import ReadReport, read_documents
 
@@ -43,13 +48,14 @@ __all__ = [
     "CalibrationRequest",
     "calibrate_model",
     "class_confidence",
+    "fit_answers",
     "fit_classes",
     "fit_next_token",
     "is_first_half",
     "reliability_curve",
 ]
 
-Target = Literal["class", "next-token"]
+Target = Literal["answer-set", "class", "next-token"]
 MethodName = Literal["temperature", "vector", "platt", "histogram", "isotonic"]
 
 LEAST_ROWS = 40  # on either side: below, an interval says nothing
@@ -58,7 +64,10 @@ MAX_BYTES = 1_000_000  # of text for a temperature of the next token
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What to calibrate, and by what. task: a name to find the record by. Fields are those of `text.labelled.read_labelled`."""
+    """What to calibrate, and by what. task: a name to find the record by; with it, a language model's data are closed questions.
+
+    Fields are those of `text.labelled.read_labelled`.
+    """
 
     folder: Path
     data: tuple[Path, ...]
@@ -73,16 +82,23 @@ class CalibrationRequest:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was fitted, None where nothing is better than the model's own word, and the error before and after on the half kept out."""
+    """What was fitted, None where nothing is better than the model's own word, and the error before and after on the half kept out.
+
+    labels: what a class or an answer is called, in the order fitted for. confidences: of the calibrated answers of that half, counted.
+    accuracy: before and after, where a calibration can change which answer is given.
+    """
 
     target: Target
-    fitted: Fitted | None
+    fitted: Fitted | Batch | None
     before: Measurement
     after: Measurement
     reliability_before: Reliability
     reliability_after: Reliability
     reason: str
     n_fitted: int
+    labels: tuple[str, ...] | None = None
+    confidences: tuple[int, ...] | None = None
+    accuracy: tuple[Interval, Interval] | None = None
 
     @property
     def helps(self) -> bool:
@@ -116,6 +132,7 @@ def calibrate_model(asked: CalibrationRequest, terminal: Terminal) -> dict[str, 
         "reason": found.reason,
         "ece_before": measurement_dict(found.before),
         "ece_after": measurement_dict(found.after),
+        "accuracy": None if found.accuracy is None else dict(zip(("before", "after"), map(interval_dict, found.accuracy), strict=True)),
         "n_fitted": found.n_fitted,
     }
 
@@ -130,6 +147,8 @@ def _fit(model: LanguageModel, asked: CalibrationRequest) -> Calibrated:
             columns=asked.columns,
         )
         return fit_classes(model, rows, method=asked.method)
+    if asked.task is not None and "loglikelihood" in model.can:
+        return fit_answers(model, read_questions(asked.data), method=asked.method)
     if "rolling" in model.can:
         if asked.method not in (None, "temperature"):
             raise Unsupported(f"The next token of a vocabulary is calibrated by `temperature` only, not by `{asked.method}`.")
@@ -162,7 +181,49 @@ def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: M
     sure = [softmax(kept_out)[np.arange(len(answers)), answers], class_confidence(fitted, kept_out, answers)]
     before, after = (ece_equal_width(confidence, correct, ECE_BINS) for confidence in sure)
     curves = [reliability_curve(confidence, correct) for confidence in sure]
-    return Calibrated("class", fitted, before, after, curves[0], curves[1], choice.reason, int(first.sum()))
+    return Calibrated(
+        "class", fitted, before, after, curves[0], curves[1], choice.reason, int(first.sum()), labels, confidence_counts(sure[1])
+    )
+
+
+def fit_answers(
+    model: LanguageModel, questions: Sequence[ClosedQuestion], *, method: MethodName | None = None, seed: int = 0
+) -> Calibrated:
+    """A calibration of closed answers; method: None = the one that measures best, batch calibration among them.
+
+    Confidence is that in the answer given, which a calibration of all answers can change: so accuracy is measured before and after too.
+    """
+    if method not in (None, "temperature", "vector"):
+        raise Unsupported(f"`{method}` corrects one number an answer; closed answers are calibrated by `temperature` or `vector`.")
+    answers = questions[0].answers
+    first = np.array([is_first_half(question.prompt) for question in questions])
+    _check_sides(first, "questions")
+    found = model.choose([(question.prompt, answers) for question in questions])
+    for question, each in zip(questions, found, strict=True):
+        if each.n_truncated:
+            raise DataError(f"{question.place}: the prompt is {each.n_truncated} tokens longer than the model reads; shorten it.")
+    shares, right = np.array([each.shares for each in found]), np.array([question.right for question in questions])
+    choice = choose_calibration(shares[first], right[first], candidates=None if method is None else (method,), seed=seed)
+    sides = [softmax(scores) for scores in (shares[~first], choice.apply(shares[~first]))]
+    sure = [(rows.max(axis=1), rows.argmax(axis=1) == right[~first]) for rows in sides]
+    before, after = (ece_equal_width(*each, ECE_BINS) for each in sure)
+    curves = [reliability_curve(*each) for each in sure]
+    fitted = choice.calibration
+    assert fitted is None or isinstance(fitted, Temperature | VectorScaling | Batch), "the candidates"
+    accuracy = tuple(bootstrap_mean(correct, seed=seed) for _, correct in sure)
+    return Calibrated(
+        "answer-set",
+        fitted,
+        before,
+        after,
+        curves[0],
+        curves[1],
+        choice.reason,
+        int(first.sum()),
+        answers,
+        confidence_counts(sure[1][0]),
+        (accuracy[0], accuracy[1]),
+    )
 
 
 def _choice(logits: NDArray[np.float64], truth: NDArray[np.int64], method: MethodName | None, seed: int) -> CalibrationChoice:
@@ -229,7 +290,7 @@ def _record(found: Calibrated, model: LanguageModel, task: str | None) -> Calibr
     return Calibration(
         target=found.target,
         task=task,
-        labels_hash=labels_hash(model.labels) if found.target == "class" else None,
+        labels_hash=None if found.labels is None else labels_hash(found.labels),
         method=fitted["method"],
         params={name: value for name, value in fitted.items() if name != "method"},
         statistic=statistic,
@@ -237,6 +298,7 @@ def _record(found: Calibrated, model: LanguageModel, task: str | None) -> Calibr
         numeric_scheme=model.numeric_scheme,
         n=found.n_fitted,
         interval=(interval.low, interval.high) if interval is not None else None,
+        confidences=found.confidences,
         date=today(),
     )
 

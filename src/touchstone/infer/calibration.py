@@ -49,6 +49,7 @@ class CalibratedClasses:
     method: str
     target: str
     confidence: Callable[[Float[np.ndarray, " L"], int], float]
+    record: Calibration
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class CalibratedAnswers:
     method: str
     target: str
     logprobs: Callable[[Float[np.ndarray, " K"]], Float[np.ndarray, " K"]]
+    record: Calibration
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def class_calibration(
         if not reason and record.labels_hash not in (None, labels_hash(labels)):
             reason = "The stored calibration was fitted for other labels; fit it again."
         if not reason:
-            return CalibratedClasses(record.method, record.target, confidence)
+            return CalibratedClasses(record.method, record.target, confidence, record)
     return NotCalibrated(reason)
 
 
@@ -125,7 +127,7 @@ def answer_calibration(
         if not reason and record.labels_hash != labels_hash(answers):
             reason = f"The stored calibration of `{task}` was fitted for other answers, or another order of them; fit it again."
         if not reason:
-            return CalibratedAnswers(record.method, record.target, _answer_logprobs(fitted))
+            return CalibratedAnswers(record.method, record.target, _answer_logprobs(fitted), record)
     return NotCalibrated(reason)
 
 

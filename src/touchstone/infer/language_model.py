@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from touchstone.calibrate.drift import DriftCheck
 from touchstone.errors import ConfigError, NoTokenizer, Unsupported
 from touchstone.infer.answer_set import AnswerSet
 from touchstone.infer.calibration import (
     Calibrated,
+    CalibratedAnswers,
     CalibratedClasses,
     NotCalibrated,
     answer_calibration,
@@ -38,6 +40,7 @@ from touchstone.infer.score import (
     rolling_token_logprobs,
 )
 from touchstone.infer.speculative import Drafter, DraftModel, PromptLookup
+from touchstone.infer.watch import Watch
 from touchstone.models.card import Card
 from touchstone.models.checkpoint import FolderNotes
 from touchstone.models.heads import ClassifyHead, MaskedLmHead, SpanHead, TagHead, pool
@@ -104,6 +107,7 @@ class LanguageModel:
         self._engine: Engine | None = None
         self._weights_seen: tuple[int, ...] = ()
         self._calibration: Calibrated | NotCalibrated = NotCalibrated("")
+        self._watch = Watch()
 
     @property
     def spec(self) -> ModelSpec | NgramSpec:
@@ -120,6 +124,11 @@ class LanguageModel:
         if reason is not None:
             able = ", ".join(sorted(self.can)) or "give its hidden states (`net`)"
             raise Unsupported(f"This model cannot `{ability}`: {reason}. It can {able}.")
+
+    @property
+    def drift(self) -> Mapping[str, DriftCheck]:
+        """How live confidences compare with those that a calibration was measured on, by its target and task; empty until some came."""
+        return self._watch.checks
 
     @property
     def unused_settings(self) -> dict[str, str]:
@@ -197,12 +206,15 @@ class LanguageModel:
                 raise ConfigError(f"Question {place}: give (context, answers) with two answers or more.")
             pairs.append([(question[0], answer) for answer in question[1]])
         found = iter(self.loglikelihood([pair for of_question in pairs for pair in of_question]))
-        sets = []
+        sets: list[AnswerSet] = []
+        settled: dict[
+            tuple[str, ...], CalibratedAnswers | NotCalibrated
+        ] = {}  # a calibration is settled once for the same answers: the weights are hashed for it
         for place, of_question in enumerate(pairs):
             whole = [[*context, *continuation] for context, continuation in (self._pair(place, pair) for pair in of_question)]
             try:
                 answer_set = AnswerSet.of([answer for _, answer in of_question], whole, [next(found) for _ in of_question])
-                sets.append(answer_set if task is None else self._with_answer_confidence(answer_set, task))
+                sets.append(answer_set if task is None else self._with_answer_confidence(answer_set, task, settled))
             except ConfigError as error:
                 raise ConfigError(f"Question {place}: {error}") from None
         return sets
@@ -383,12 +395,18 @@ class LanguageModel:
         kind, words = _HEADS[ability]
         return None if isinstance(spec.head, kind) else f"it has no {words}"
 
-    def _with_answer_confidence(self, found: AnswerSet, task: str) -> AnswerSet:
-        answers = [answer if isinstance(answer, str) else str(answer) for answer in found.answers]
-        calibration = answer_calibration(self.card.calibration, lambda: self.weights_hash, self.numeric_scheme, answers, task)
+    def _with_answer_confidence(
+        self, found: AnswerSet, task: str, settled: dict[tuple[str, ...], CalibratedAnswers | NotCalibrated]
+    ) -> AnswerSet:
+        answers = tuple(answer if isinstance(answer, str) else str(answer) for answer in found.answers)
+        if answers not in settled:
+            records = self.card.calibration
+            settled[answers] = answer_calibration(records, lambda: self.weights_hash, self.numeric_scheme, answers, task)
+        calibration = settled[answers]
         if isinstance(calibration, NotCalibrated):
             return replace(found, confidence_reason=calibration.reason)
         values = tuple(np.exp(calibration.logprobs(np.array(found.shares))).tolist())
+        self._watch.observe(calibration.record, [min(1.0, max(values))])
         return replace(found, confidence=Confidence(values, calibration.method, calibration.target))
 
     def _with_confidence(self, found: Classification, calibration: CalibratedClasses | NotCalibrated) -> Classification:
@@ -397,6 +415,7 @@ class LanguageModel:
         if found.label is None or len(found.labels) != 1:
             return replace(found, confidence_reason="The stored calibration is for labels that exclude each other.")
         value = calibration.confidence(np.array(found.logits), self.labels.index(found.label))
+        self._watch.observe(calibration.record, [min(1.0, value)])
         return replace(found, confidence=Confidence((value,), calibration.method, calibration.target))
 
 

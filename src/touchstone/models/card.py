@@ -72,6 +72,7 @@ class Calibration(Config):
     numeric_scheme: str  # "float32"
     n: int = Field(ge=0)
     interval: Bounds | None = None
+    confidences: tuple[Annotated[int, Field(ge=0)], ...] | None = None  # how many of those measured on fell in each bin of calibrate.drift
     date: str
 
 

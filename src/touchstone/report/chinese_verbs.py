@@ -219,6 +219,7 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "none": "“不改动”（没有哪种方法胜过模型自己的说法）",
         "temperature": "单一温度",
         "vector": "每个标签一个权重和一个偏置",
+        "batch": "按标签所示的程度除去各答案在全部问题上的平均概率",
         "platt": "逻辑斯谛曲线",
         "histogram": "各区间的正确率",
         "isotonic": "单调上升的阶梯函数",

@@ -228,6 +228,7 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "none": "nothing, as nothing was better than the model's own word,",
         "temperature": "one temperature",
         "vector": "a weight and a bias for each label",
+        "batch": "the mean over questions of each answer's probability, taken out as far as the labels say,",
         "platt": "a logistic curve",
         "histogram": "the accuracy of each bin",
         "isotonic": "a rising step function",
