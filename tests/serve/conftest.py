@@ -1,7 +1,9 @@
 """Models and running servers that the tests of this folder share."""
 
 import pytest
-from running import Server, write_chat_model
+from running import Server, write_chat_model, write_id_model, write_reading_model
+
+import touchstone
 
 
 @pytest.fixture(scope="session")
@@ -10,11 +12,49 @@ def chat_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def chat_model(chat_folder):
+    """The chat model in this process."""
+    return touchstone.load(chat_folder)
+
+
+@pytest.fixture(scope="session")
+def exact_model(chat_folder):
+    """The same in the invariant mode."""
+    return touchstone.load(chat_folder, invariant=True)
+
+
+@pytest.fixture(scope="session")
 def server(chat_folder):
     """An open server with the chat model; tests that end or harm it start their own."""
     running = Server(chat_folder).wait()
     yield running
     running.close()
+
+
+@pytest.fixture(scope="session")
+def exact(chat_folder):
+    """The chat model in the invariant mode."""
+    running = Server(chat_folder, "--invariant").wait()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def reading_folder(tmp_path_factory):
+    return write_reading_model(tmp_path_factory.mktemp("models") / "tiny-reader")
+
+
+@pytest.fixture(scope="session")
+def reader(reading_folder):
+    """A classifier that gives vectors too."""
+    running = Server(reading_folder).wait()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def id_folder(tmp_path_factory):
+    return write_id_model(tmp_path_factory.mktemp("models") / "ids-only")
 
 
 @pytest.fixture

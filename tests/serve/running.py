@@ -12,8 +12,8 @@ import time
 
 import torch
 
-from touchstone.models import build, decoder_spec
-from touchstone.models.card import Calibration, Card
+from touchstone.models import ClassifyHead, build, decoder_spec, encoder_spec, recurrent_spec
+from touchstone.models.card import Calibration, Card, SentencePooling
 from touchstone.models.checkpoint import save_model
 from touchstone.models.quantized import numeric_scheme
 from touchstone.models.weights import weights_hash
@@ -29,13 +29,13 @@ CONTEXT = 256
 START_S = 60
 
 
-def sharpened(spec, seed):
+def sharpened(spec, seed, factor=3.0):
     """A network whose matrices are enlarged, so that contexts matter and its text is not always the same."""
     net = build(spec, seed=seed)
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(3.0)
+                parameter.mul_(factor)
     return net.eval()
 
 
@@ -57,6 +57,80 @@ def write_chat_model(folder):
     )
     save_model(folder, net, tokenizer=tokenizer, card=card.replace(calibration=(record,)))
     return folder
+
+
+def write_reading_model(folder):
+    """An encoder of 24 tokens that tells one of three labels, with a stored temperature for them, and gives vectors: their plain mean."""
+    tokenizer = Tokenizer.train([TEXT] * 9, kind="wordpiece", vocab_size=96)
+    head = ClassifyHead(n_labels=3, pooling="first", activation="tanh")
+    spec = encoder_spec(vocab_size=tokenizer.vocab_size, d_model=12, n_layers=2, n_heads=3, max_seq_len=24, d_ff=20, head=head)
+    net = sharpened(spec, seed=5, factor=30.0)
+    labels, pooling = ("bad", "fair", "good"), SentencePooling(mode="mean", normalise=False)
+    record = Calibration(
+        target="class",
+        method="temperature",
+        params={"temperature": 2.0, "n": 1000, "nll_before": 1.0, "nll_after": 0.9},
+        statistic={"ece_before": 0.1, "ece_after": 0.01, "noise_floor": 0.01},
+        weights_hash=weights_hash(net.state_dict()),
+        numeric_scheme=numeric_scheme(net),
+        n=1000,
+        date="2026-11-26",
+    )
+    save_model(folder, net, tokenizer=tokenizer, card=Card(labels=labels, pooling=pooling, calibration=(record,)))
+    return folder
+
+
+def write_id_model(folder):
+    """A recurrent model without a tokenizer, and so without a chat template: it decodes in waves and takes token ids alone."""
+    save_model(folder, sharpened(recurrent_spec(vocab_size=40, d_model=12, d_hidden=10, n_layers=1), seed=2, factor=8.0))
+    return folder
+
+
+def sdk(server, *, key="none", is_strict=True, kind=None, **settings):
+    """A client of OpenAI's library. is_strict: what does not fit its types is an error; else it is handed on."""
+    import openai
+
+    settings = {"max_retries": 0, "timeout": 60, **settings}
+    return (kind or openai.OpenAI)(base_url=f"{server.address}/v1", api_key=key, _strict_response_validation=is_strict, **settings)
+
+
+def events_of(data):
+    """The objects of a stream of server-sent events, as bytes; its last event is `[DONE]`, and nothing stands between or behind."""
+    *lines, last, nothing = data.decode().split("\n\n")
+    assert (last, nothing) == ("data: [DONE]", "")
+    assert all(line.startswith("data: ") and "\n" not in line for line in lines)
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def joined(chunks):
+    """The whole completion (of /v1/completions or of chat) that the chunks of a stream add up to, as a client adds them up."""
+    first, choices = chunks[0], {}
+    assert {chunk["id"] for chunk in chunks} == {first["id"]}
+    assert {(chunk["model"], chunk["object"], chunk["created"]) for chunk in chunks} == {
+        (first["model"], first["object"], first["created"])
+    }
+    for told in (choice for chunk in chunks for choice in chunk["choices"]):
+        one = choices.setdefault(told["index"], {"index": told["index"], "text": "", "roles": [], "logprobs": None, "finish_reason": None})
+        assert one["finish_reason"] is None, "nothing of a choice follows its finish_reason"
+        delta = told.get("delta", {"content": told.get("text")})
+        one["roles"].append(delta.get("role"))
+        one["text"] += delta.get("content") or ""
+        one["finish_reason"] = told["finish_reason"]
+        for name, values in (told["logprobs"] or {}).items():
+            one["logprobs"] = one["logprobs"] or {}
+            one["logprobs"].setdefault(name, []).extend(values)
+        one |= {"confidence": told["confidence"]} if "confidence" in told else {}
+    return [choices[index] for index in sorted(choices)]
+
+
+def figures(server):
+    """Every sample of /metrics, by name and labels."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    status, headers, data = server.ask("GET", "/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    samples = [sample for family in text_string_to_metric_families(data.decode()) for sample in family.samples]
+    return {(sample.name, *sorted(sample.labels.items())): sample.value for sample in samples}
 
 
 class Server:

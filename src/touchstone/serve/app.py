@@ -45,10 +45,11 @@ A = TypeVar("A", bound=Any)
 
 def build_app(service: Service) -> FastAPI:
     """The application; `limits.Guard` must stand before it: it reads the bodies and lets nobody else in."""
-    app = FastAPI(title="Touchstone", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(title="Touchstone", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
     app.state.service = service
     app.add_exception_handler(ApiError, lambda request, error: refusal(error))
     app.add_exception_handler(HTTPException, _http_error)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, lambda request, error: refusal(ApiError(500, "The server failed on this request; others go on.")))
     for path in _PAGE:
         app.add_api_route(path, _page, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_api_route("/health", health, methods=["GET"])

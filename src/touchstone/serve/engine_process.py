@@ -4,6 +4,7 @@ The descriptor is its end of a socket pair, which has no name and no address: no
 the end of the server in whatever way, this process ends.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from touchstone.serve.frames import Channel
 
 __all__ = ["main"]
 
-_PREPARING_THREADS = 2  # one long grammar or text does not hold up the others' prompts
+_PREPARING_THREADS = 2  # one long text does not hold up the others' prompts; grammars, which can take seconds, have a thread of their own
 
 
 def main(descriptor: int) -> int:
@@ -66,7 +67,8 @@ def _loaded(settings: dict[str, Any]) -> Any:
 def _listen(channel: Channel, driver: Any, jobs: Any) -> None:
     """Take messages in until the other end is closed."""
     preparing: dict[int, bool] = {}  # by job: whether it was cancelled meanwhile
-    with ThreadPoolExecutor(_PREPARING_THREADS) as pool:
+    plain, constrained = ThreadPoolExecutor(_PREPARING_THREADS), ThreadPoolExecutor(1)
+    with contextlib.suppress(OSError):  # the other end has gone while it was told something
         while (message := channel.receive()) is not None:
             if message["do"] == "stats":
                 channel.send({"id": message["id"], "facts": driver.facts(), "end": True})
@@ -76,6 +78,7 @@ def _listen(channel: Channel, driver: Any, jobs: Any) -> None:
                 driver.cancel(message["job"])
             else:
                 preparing[message["id"]] = False
+                pool = plain if message.get("constraint") is None else constrained
                 pool.submit(_prepare, message, channel, driver, jobs, preparing)
     driver.stop()
 
@@ -103,4 +106,6 @@ def _report(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    code = main(int(sys.argv[1]))
+    sys.stderr.flush()
+    os._exit(code)  # a long text or grammar that is still being prepared is for nobody

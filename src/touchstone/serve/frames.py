@@ -6,14 +6,18 @@ import socket
 import threading
 from typing import Any
 
+from touchstone.errors import ConfigError
+
 __all__ = ["Channel", "packed", "read_frame"]
 
-MAX_FRAME_BYTES = 64 << 20  # a request is a megabyte at most, a step's events a few
+MAX_FRAME_BYTES = 256 << 20  # a text of a megabyte in pieces, a token each, comes to fifty
 
 
 def packed(message: dict[str, Any]) -> bytes:
-    """A message as it goes over the socket."""
+    """A message as it goes over the socket; ConfigError for one so large that the other side would take it for damage."""
     data = json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    if len(data) > MAX_FRAME_BYTES:
+        raise ConfigError(f"What was asked, or its answer, has {len(data)} bytes; at most {MAX_FRAME_BYTES} can be handled. Ask for less.")
     return len(data).to_bytes(4, "big") + data
 
 

@@ -89,11 +89,12 @@ class Jobs:
         job = Generation(message["id"], requests, _Teller(self._model.tokenizer, has_logprobs=sampling.top_logprobs is not None))
         if not message.get("echo") and not is_silent:
             return job
+        counts = [self._checked_length(prompt, n_new=0 if is_silent else 1) for prompt in prompts]
         given = message["prompts"] if message.get("messages") is None else prompts
         pieces = self._echoes(message, given, prompts) if message.get("echo") else iter(())
         return Reading(
             message["id"],
-            _with_silence(message["id"], pieces, prompts, sampling.n or 1) if is_silent else pieces,
+            _with_silence(message["id"], pieces, counts, sampling.n or 1) if is_silent else pieces,
             None if is_silent else job,
         )
 
@@ -154,7 +155,6 @@ class Jobs:
                 text = self._model.need_tokenizer().decode(ids, skip_special=False)
             echo: dict[str, Any] = {"i": place, "text": text}
             if n_top is not None:
-                self._check_ids(ids)
                 skipped = len(tokenizer.prefix_ids) if tokenizer is not None and isinstance(raw, str) else 0
                 echo["tokens"] = self._prompt_tokens(list(ids), n_top)[skipped:]
             yield {"id": message["id"], "echo": echo}
@@ -163,7 +163,7 @@ class Jobs:
         entries = [told(self._model.tokenizer, ids[0], None)]
         found: list[dict[str, Any]] = [{} for _ in ids[1:]]
         for chunk in rolling_logits(self._model.net, [ids[1:]], prefix_id=ids[0]) if len(ids) > 1 else ():
-            logprobs = chunk.logits.log_softmax(dim=-1)
+            logprobs = chunk.logits - chunk.logits.logsumexp(dim=-1, keepdim=True)  # to the bit what `loglikelihood` gives
             best = logprobs.topk(min(n_top, logprobs.shape[-1]), dim=-1)
             own = logprobs.gather(1, chunk.targets[:, None]).squeeze(1).tolist()
             rows = zip(chunk.places.tolist(), own, best.indices.tolist(), best.values.tolist(), strict=True)
@@ -174,15 +174,21 @@ class Jobs:
                 found[place] = {**told(self._model.tokenizer, ids[place + 1], logprob), "top": told_tops(self._model.tokenizer, tops)}
         return entries + found
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
+    def _checked_length(self, prompt: Prompt | tuple[int, ...], n_new: int) -> int:
+        """How many tokens a prompt has; ConfigError for one that cannot be read, or that leaves no room for n_new tokens more."""
+        ids = prompt if not isinstance(prompt, str) else self._model.need_tokenizer().encode_special(prompt).token_ids
         size, longest = self._model.spec.vocab_size, self._longest
+        if self._reads_sources:
+            longest, n_new = getattr(self._model.spec, "max_source_len", None), 0
         wrong = next((token_id for token_id in ids if not 0 <= token_id < size), None)
         if wrong is not None:
             raise ConfigError(f"`prompt` holds token {wrong}; the model's tokens are 0 to {size - 1}.")
         if not ids:
             raise ConfigError("`prompt` is empty; give at least one token.")
-        if longest is not None and len(ids) > longest:
-            raise ConfigError(f"The prompt has {len(ids)} tokens and the context holds {longest}; shorten it.")
+        if longest is not None and len(ids) + n_new > longest:
+            beside = ", at least one of them new" if n_new else ""
+            raise ConfigError(f"The prompt has {len(ids)} tokens and the context holds {longest}{beside}; shorten it.")
+        return len(ids)
 
     def _scoring(self, message: dict[str, Any]) -> Reading:
         self._model.check_can("loglikelihood")
@@ -290,6 +296,8 @@ class _Teller:
             if self._has_logprobs:
                 tops = told_tops(self._tokenizer, event.top_logprobs or ())
                 message["token"] = {**told(self._tokenizer, event.token_id, event.logprob), "top": tops}
+                if self._tokenizer is not None and event.token_id in self._tokenizer.special_ids:
+                    message["token"]["is_silent"] = True  # it is not in the text
         if event.completion is not None:
             done = event.completion
             message |= {"f": event.finish_reason, "n": len(done.token_ids), "n_prompt": len(done.prompt_token_ids), "seed": done.seed}
@@ -300,12 +308,12 @@ class _Teller:
         return message
 
 
-def _with_silence(job_id: int, pieces: Iterator[dict[str, Any]], prompts: Sequence[Any], n: int) -> Iterator[dict[str, Any]]:
-    """The pieces, and the ends of completions that are to have no token."""
+def _with_silence(job_id: int, pieces: Iterator[dict[str, Any]], lengths: Sequence[int], n: int) -> Iterator[dict[str, Any]]:
+    """The pieces, and the ends of completions that are to have no token. lengths: of the prompts."""
     yield from pieces
     ends = [
-        {"i": place, "j": index, "t": "", "f": "length", "n": 0, "n_prompt": len(prompt)}
-        for place, prompt in enumerate(prompts)
+        {"i": place, "j": index, "t": "", "f": "length", "n": 0, "n_prompt": length}
+        for place, length in enumerate(lengths)
         for index in range(n)
     ]
     yield {"id": job_id, "events": ends}

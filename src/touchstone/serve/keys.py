@@ -46,12 +46,14 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
     _check(named, f"`{ENVIRONMENT_NAME}`")
     if file is None:
         return Keys(named)
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK) if file.exists() else open_regular(file, error=ConfigError)
-    with os.fdopen(descriptor, "rb") as opened:
+    target = os.path.realpath(file)  # secrets are often links
+    with os.fdopen(open_regular(target, error=ConfigError), "rb") as opened:
         mode = os.fstat(opened.fileno()).st_mode
-        data = opened.read(_MAX_FILE_BYTES)
+        data = opened.read(_MAX_FILE_BYTES + 1)
     if mode & 0o077:
         raise ConfigError(f"{file}: others may read the keys; allow it to yourself alone (chmod 600).")
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{file}: is larger than {_MAX_FILE_BYTES} bytes, so it is no list of keys.")
     lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:

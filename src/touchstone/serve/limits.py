@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import math
 import re
 import socket
 import time
@@ -33,7 +34,7 @@ _OPEN_PATHS = (b"/health", b"/", b"/page.js", b"/page.css")
 _LINGER_S = 5.0  # for a refused body to come in, so that its sender reads why
 _LINGER_BYTES = 256 << 20
 _HOST = re.compile(rb"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # one without an end goes to the end: never tried twice
 _BRACKET = re.compile(rb"[\[\]{}]")
 
 
@@ -41,6 +42,7 @@ _BRACKET = re.compile(rb"[\[\]{}]")
 class ServeLimits:
     """max_body_bytes, max_depth: of a request's JSON. body_s: for a body to arrive; header_s: for its headers.
 
+    (body_s holds for a client that takes nothing of its answer, too.)
     max_requests: that are worked on at once, those that wait included; more are told to come again. request_s: for one answer.
     drain_s: for what runs to be finished when the server is told to end.
     """
@@ -120,6 +122,10 @@ class Guard:
 
         try:
             await self._admitted(scope, receive, answer, visit)
+        except Exception:  # a fault of ours, which the server's log tells
+            if not status:
+                await _refuse(receive, answer, ApiError(500, "The server failed on this request; others go on."))
+            raise
         finally:
             self._log(scope, visit, status, time.monotonic() - began)
 
@@ -208,7 +214,7 @@ def read_json_body(data: bytes, max_depth: int) -> Any:
     except UnicodeDecodeError:
         raise ApiError(400, "The body is not UTF-8.") from None
     try:
-        body = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        body = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         told = str(error) if isinstance(error, _Unreadable) else "it cannot be parsed"
         raise ApiError(400, f"The body is no JSON: {told}.") from None
@@ -223,6 +229,13 @@ class _Unreadable(ValueError):
 
 def _no_constant(name: str) -> Any:
     raise _Unreadable(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise _Unreadable(f"{printable(digits, 40)} is too large a number")
+    return number
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

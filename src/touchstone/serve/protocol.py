@@ -74,13 +74,19 @@ Stops = Annotated[
     WithJsonSchema({"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": 64}, {"type": "null"}]}),
 ]
 Range = Annotated[float, Field(ge=-2, le=2)]
+MIN_TEMPERATURE = 0.001  # the engine's
+Temperature = Annotated[
+    float,
+    Field(ge=0, le=100),
+    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "number", "minimum": MIN_TEMPERATURE, "maximum": 100}]}),
+]
 Count = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 
 
 class Generating(_Asked):
     """The fields of /v1/completions and /v1/chat/completions alike; those from `top_k` on are ours."""
 
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: Stops = Field(None, max_length=64)
@@ -104,6 +110,13 @@ class Generating(_Asked):
     @classmethod
     def _one_stop(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("temperature")
+    @classmethod
+    def _bearable(cls, value: float | None) -> float | None:
+        if value is not None and 0 < value < MIN_TEMPERATURE:
+            raise ValueError(f"must be 0 (greedy) or from {MIN_TEMPERATURE} to 100, not {value}")
+        return value
 
     @field_validator("logit_bias")
     @classmethod

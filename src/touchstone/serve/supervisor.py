@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from touchstone.errors import ModelFolderError
+from touchstone.errors import ConfigError, ModelFolderError
 from touchstone.serve.api_error import ApiError
 from touchstone.serve.frames import packed, read_frame
 
@@ -94,8 +94,12 @@ class Supervisor:
         if self.state != "ready" or self._writer is None:
             raise self._unavailable()
         exchange = Exchange(self, next(self._ids))
+        try:
+            data = packed({**message, "id": exchange.id})
+        except ConfigError as error:
+            raise ApiError(413, str(error), code="body_too_large") from None
         self._exchanges[exchange.id] = exchange
-        self._writer.write(packed({**message, "id": exchange.id}))
+        self._writer.write(data)
         return exchange
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:

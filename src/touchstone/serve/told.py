@@ -123,14 +123,19 @@ class CompletionAnswer(Answer):
 
     def __init__(self, model: str, n_prompts: int, n: int, n_top: int | None) -> None:
         super().__init__(model, n_prompts, n, n_top)
+        self._n_unseen = [0] * len(self._choices)
         self._places = [_Place() for _ in self._choices]
 
     def pieces(self, message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if (echo := message.get("echo")) is not None:
+            tokens = echo.get("tokens", ())
+            n_spelt = len(b"".join(bytes(token["bytes"]) for token in tokens).decode("utf-8", "replace"))
             for choice in self._choices[echo["i"] * self._n : (echo["i"] + 1) * self._n]:
                 choice.texts.append(echo["text"])
-                choice.tokens += echo.get("tokens", ())
-                logprobs = self._logprobs(choice.index, echo.get("tokens", ()))
+                choice.tokens += tokens
+                self._n_unseen[choice.index] = max(0, n_spelt - len(echo["text"]))
+                self._places[choice.index] = _Place(self._n_unseen[choice.index])
+                logprobs = self._logprobs(choice.index, tokens)
                 yield self._chunk([{"index": choice.index, "text": echo["text"], "logprobs": logprobs, "finish_reason": None}])
         yield from super().pieces(message)
 
@@ -142,7 +147,7 @@ class CompletionAnswer(Answer):
         return _ended({**told, "finish_reason": choice.finish_reason}, choice)
 
     def _told(self, choice: _Choice) -> dict[str, Any]:
-        self._places[choice.index] = _Place()
+        self._places[choice.index] = _Place(self._n_unseen[choice.index])
         logprobs = self._logprobs(choice.index, choice.tokens)
         return _ended({"index": choice.index, "text": choice.text, "logprobs": logprobs, "finish_reason": choice.finish_reason}, choice)
 
@@ -197,16 +202,22 @@ class ChatAnswer(Answer):
 
 
 class _Place:
-    """How many characters of a text the tokens so far have spelt; a character counts once its last byte is there."""
+    """How many characters of a text the tokens so far have spelt; a character counts once its last byte is there.
 
-    def __init__(self) -> None:
+    n_unseen: characters that the first token spells and the text does not have, such as the space that some tokenizers begin with.
+    """
+
+    def __init__(self, n_unseen: int = 0) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._n_chars = 0
+        self._n_chars = -n_unseen
 
     def of(self, token: Mapping[str, Any]) -> int:
         """Where the next token begins."""
-        before = self._n_chars
-        self._n_chars += len(self._decoder.decode(bytes(token["bytes"])))
+        data = b"" if token.get("is_silent") else bytes(token["bytes"])
+        if data and not 0x80 <= data[0] < 0xC0:  # what began before it, and is not complete, is a character by itself: U+FFFD
+            self._n_chars += len(self._decoder.decode(b"", final=True))
+        before = max(0, self._n_chars)
+        self._n_chars += len(self._decoder.decode(data))
         return before
 
 
