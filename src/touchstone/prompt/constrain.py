@@ -35,6 +35,7 @@ MAX_CHARS = 500_000  # of a schema or grammar
 MAX_NESTING = 200  # brackets inside brackets, in any of them
 MAX_CHOICES = 10_000
 MAX_COMPILED = 64  # grammars that are kept for the next request
+MAX_COMPILED_CHARS = 500_000  # of all that are kept: compiled, a character can take a hundred bytes and more
 MAX_TOKEN_IDS = 2**24
 
 # llguidance's own budgets: a pattern of very many states costs about a tenth of a second at its first step, not seconds
@@ -120,7 +121,7 @@ class Constrainer:
             if not bits.any():
                 raise ConfigError(f"{name} accepts nothing: no token can be its first.")
         self._compiled[grammar] = compiled
-        while len(self._compiled) > MAX_COMPILED:
+        while len(self._compiled) > MAX_COMPILED or sum(map(len, self._compiled)) > MAX_COMPILED_CHARS:
             self._compiled.popitem(last=False)
 
         def rule(request: Request) -> GrammarRule:
