@@ -1,5 +1,8 @@
 """Models and running servers that the tests of this folder share."""
 
+import json
+from pathlib import Path
+
 import pytest
 from running import Server, write_chat_model, write_id_model, write_reading_model
 
@@ -55,6 +58,19 @@ def reader(reading_folder):
 @pytest.fixture(scope="session")
 def id_folder(tmp_path_factory):
     return write_id_model(tmp_path_factory.mktemp("models") / "ids-only")
+
+
+KEYS = ("key-of-the-first-client", "key-of-the-second-client")
+
+
+@pytest.fixture(scope="session")
+def guarded(chat_folder):
+    """The chat model behind keys, with short times, few connections and large bodies."""
+    limits = {"header_s": 1.0, "body_s": 1.5, "max_connections": 40, "max_requests": 4, "max_body_bytes": 16 << 20}
+    script = Path(__file__).parent / "limited_server.py"
+    running = Server(chat_folder, json.dumps(limits), script=script, environment={"TOUCHSTONE_API_KEY": ",".join(KEYS)}).wait()
+    yield running
+    running.close()
 
 
 @pytest.fixture

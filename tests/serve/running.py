@@ -134,10 +134,14 @@ def figures(server):
 
 
 class Server:
-    """`touchstone serve FOLDER --port 0 …` until it is closed. address, host, port: where it listens. log: what it wrote to stderr."""
+    """`touchstone serve FOLDER --port 0 …` until it is closed. address, host, port: where it listens. log: what it wrote to stderr.
 
-    def __init__(self, folder, *options, environment=None):
-        command = [sys.executable, "-m", "touchstone.cli.main", "serve", str(folder), "--port", "0", *options]
+    script: the path of a Python file to run instead; it takes the folder and the options.
+    """
+
+    def __init__(self, folder, *options, environment=None, script=None):
+        program = ["-m", "touchstone.cli.main", "serve", str(folder), "--port", "0"] if script is None else [str(script), str(folder)]
+        command = [sys.executable, *program, *options]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
         )

@@ -106,7 +106,7 @@ class Stream:
         return True
 
     def problem(self, case, *, is_exact=True):
-        """What is not as it must be; None if all is. is_exact: the server is in the invariant mode; else an answer need only be complete."""
+        """What is not as it must be; None if all is. is_exact: as it is alone, to the last digit; else an answer need only be complete."""
         if not is_exact and self.finish_reason in ("stop", "length") and 0 < len(self.logprobs) <= case.body["max_tokens"]:
             return None
         if (self.text, tuple(self.logprobs), self.finish_reason) == (case.text, case.logprobs, case.finish_reason):

@@ -116,6 +116,17 @@ def test_offsets_say_where_each_token_begins(client):
         assert token.startswith(("bytes:", "<|")) or told.text[start : start + len(token)] == token
 
 
+def test_a_special_token_amid_a_text_has_no_room_in_it(client, chat_model):
+    dog = chat_model.tokenizer.encode("dog")[0]
+    bias = {"0": 100, str(dog): 100}
+    told = ask(client, logprobs=0, logit_bias=bias, max_tokens=20, temperature=1, seed=1, extra_body={"ignore_eos": True}).choices[0]
+    piece = chat_model.tokenizer.token_bytes(dog).decode()
+    assert set(told.logprobs.tokens) == {"<|endoftext|>", piece}
+    assert told.text == piece * told.logprobs.tokens.count(piece)
+    before = ["".join(told.logprobs.tokens[:place]).replace("<|endoftext|>", "") for place in range(20)]
+    assert told.logprobs.text_offset == [len(text) for text in before]
+
+
 def test_an_echo_gives_the_prompt_back_with_the_likelihood_of_each_token(lenient, chat_model):
     prompt = "One day a girl met a dog."
     ids = chat_model.tokenizer.encode(prompt)

@@ -40,9 +40,9 @@ _BRACKET = re.compile(rb"[\[\]{}]")
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """max_body_bytes, max_depth: of a request's JSON. body_s: for a body to arrive; header_s: for its headers.
+    """max_body_bytes, max_depth: of a request's JSON. header_s: for its headers to arrive.
 
-    (body_s holds for a client that takes nothing of its answer, too.)
+    body_s: for its body to arrive, and for a client to take some of what it is sent.
     max_requests: that are worked on at once, those that wait included; more are told to come again. request_s: for one answer.
     drain_s: for what runs to be finished when the server is told to end.
     """
