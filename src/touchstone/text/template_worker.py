@@ -38,7 +38,8 @@ class Generation(Extension):
         return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
 
     def _marked(self, caller: Any) -> str:
-        low, high = self.environment.globals["_marks"]
+        marks: Any = self.environment.globals["_marks"]
+        low, high = marks
         return f"{low}{caller()}{high}"
 
 
