@@ -1,4 +1,4 @@
-"""The verb `serve`: a model behind an address, until it is told to end."""
+"""The verb `serve`: a model behind an address, until it is told to end. No torch is imported here: the engine process holds the model."""
 
 import json
 import logging
@@ -10,7 +10,6 @@ from typing import Any
 
 from touchstone.errors import ConfigError, MissingPackage
 from touchstone.flows.opening import Opening
-from touchstone.infer.locate import locate_model
 from touchstone.report.terminal import Terminal
 
 __all__ = ["Publishing", "publish"]
@@ -45,7 +44,6 @@ def publish(
         from touchstone.serve.supervisor import EngineSettings
     except ModuleNotFoundError as error:
         raise MissingPackage(f'`serve` needs {error.name}: pip install "touchstone-lm[serve]".') from None
-    where = locate_model(folder)
     name = asked.name or _name_of(Path(folder))
     if not name.isprintable() or not 0 < len(name) <= 200:
         raise ConfigError("`--name` must have from 1 to 200 printable characters.")
@@ -53,7 +51,7 @@ def publish(
         max_body_bytes=asked.max_body_bytes, max_requests=asked.max_requests, request_s=asked.request_s, drain_s=asked.drain_s
     )
     settings = ServeSettings(name, asked.host, asked.port, read_keys(asked.key_file, environment), asked.hosts, limits)
-    engine = EngineSettings(str(where), opening.device, opening.dtype, opening.weights, opening.invariant, opening.draft)
+    engine = EngineSettings(str(folder), opening.device, opening.dtype, opening.weights, opening.invariant, opening.draft)
     access = _log_to_stderr()
 
     def announce(event: str, address: str) -> None:
@@ -65,7 +63,7 @@ def publish(
 
     serve(engine, settings, announce)
     terminal.say(terminal.words("serve.ended"))
-    return {"model": name, "folder": str(where), "status": "ended"}
+    return {"model": name, "folder": str(folder), "status": "ended"}
 
 
 def _name_of(folder: Path) -> str:

@@ -3,9 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from touchstone.infer import LanguageModel, load
+if TYPE_CHECKING:
+    from touchstone.infer import LanguageModel
 
 __all__ = ["Opening"]
 
@@ -20,8 +21,10 @@ class Opening:
     invariant: bool = False
     draft: str | None = None
 
-    def load(self, folder: Path | str) -> LanguageModel:
+    def load(self, folder: Path | str) -> "LanguageModel":
         """The model in a folder; raises what `touchstone.load` raises."""
+        from touchstone.infer import load  # here: a process that only passes the settings on needs no torch
+
         return load(
             os.fspath(folder), device=self.device, dtype=self.dtype, weights=self.weights, invariant=self.invariant, draft=self.draft
         )
