@@ -156,3 +156,24 @@ def test_vectors_of_token_ids_are_those_of_their_text_and_what_is_too_long_is_re
         for given in ("", [], [[]], [10**6]):
             with pytest.raises(openai.BadRequestError):
                 client.embeddings.create(model="tiny-reader", input=given)
+
+
+def test_a_model_without_a_tokenizer_tells_token_ids_as_they_come(id_folder, started):
+    served = started(id_folder).wait()
+    asked = {"prompt": [3, 4, 5], "max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    status, whole = served.post("/v1/completions", asked)
+    assert status == 200
+    expected = touchstone.load(id_folder).generate([[3, 4, 5]], max_new_tokens=6, temperature=0.0, ignore_eos=True)[0].token_ids
+    assert tuple(whole["choices"][0]["token_ids"]) == expected
+    with sdk(served, is_strict=False) as client:  # the SDK's type of a chunk knows no `finish_reason` of null
+        settings = {"prompt": [3, 4, 5], "max_tokens": 6, "temperature": 0}
+        chunks = list(client.completions.create(model="ids-only", stream=True, extra_body={"ignore_eos": True}, **settings))
+    told = [chunk.choices[0].token_ids for chunk in chunks]
+    assert [token_id for ids in told for token_id in ids] == list(expected)
+    assert len(told) >= 6
+
+
+def test_token_ids_are_told_beside_text_where_they_are_asked_for(server):
+    asked = {"prompt": "One day", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+    assert "token_ids" not in server.post("/v1/completions", asked)[1]["choices"][0]
+    assert len(server.post("/v1/completions", {**asked, "return_token_ids": True})[1]["choices"][0]["token_ids"]) == 4

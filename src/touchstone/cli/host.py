@@ -60,8 +60,8 @@ def serve(
     from touchstone.cli.session import finish, open_terminal
 
     terminal = open_terminal(lang.value, as_json)
-    from touchstone.flows.opening import Opening
     from touchstone.flows.hosting import Publishing, publish
+    from touchstone.flows.opening import Opening
 
     asked = Publishing(
         host=host,

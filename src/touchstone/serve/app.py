@@ -108,7 +108,8 @@ async def completions(request: Request) -> Response:
     asked = _asked(service, request, CompletionRequest)
     message = _generation(asked, visit) | {"prompts": asked.prompt, "echo": bool(asked.echo)}
     message["sampling"] |= {"max_new_tokens": asked.n_tokens} | ({} if asked.logprobs is None else {"top_logprobs": asked.logprobs})
-    answer = CompletionAnswer(service.name, len(asked.prompt), asked.n or 1, asked.logprobs)
+    tells_ids = bool(asked.return_token_ids) or not service.supervisor.facts.get("has_tokenizer", True)
+    answer = CompletionAnswer(service.name, len(asked.prompt), asked.n or 1, asked.logprobs, tells_ids=tells_ids)
     return _written(service, visit, "completions", asked, message, answer)
 
 

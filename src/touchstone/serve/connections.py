@@ -14,7 +14,9 @@ __all__ = ["timed_connections"]
 
 
 _NO_HTTP = b'{"error":{"message":"This is no HTTP request.","type":"invalid_request_error","param":null,"code":"no_http"}}'
-_NO_ROOM = b'{"error":{"message":"Too many connections; come again soon.","type":"server_error","param":null,"code":"too_many_connections"}}'
+_NO_ROOM = (
+    b'{"error":{"message":"Too many connections; come again soon.","type":"server_error","param":null,"code":"too_many_connections"}}'
+)
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
     b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_NO_ROOM), _NO_ROOM)

@@ -171,7 +171,7 @@ class Generating(_Asked):
 
 
 class CompletionRequest(Generating):
-    """POST /v1/completions. prompt: text, token ids, or a list of either."""
+    """POST /v1/completions. prompt: text, token ids, or a list of either. return_token_ids: the new tokens' ids, too; as vLLM has it."""
 
     prompt: Annotated[Any, _texts_schema(MAX_PROMPTS)]
     max_tokens: Count | None = None
@@ -179,6 +179,7 @@ class CompletionRequest(Generating):
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None
     suffix: None = None
+    return_token_ids: bool | None = None
 
     @field_validator("prompt")
     @classmethod

@@ -23,6 +23,7 @@ class _Choice:
         self.index = index
         self.texts: list[str] = []
         self.tokens: list[dict[str, Any]] = []
+        self.token_ids: list[int] = []
         self.calls: list[dict[str, Any]] = []
         self.finish_reason: str | None = None
         self.confidence: dict[str, Any] | None = None
@@ -36,6 +37,8 @@ class _Choice:
         self.calls += event.get("calls", ())
         if "token" in event:
             self.tokens.append(event["token"])
+        if "k" in event:
+            self.token_ids.append(event["k"])
         if "f" in event:
             if event["f"] == "error":
                 raise ApiError(500, event.get("problem") or "The model failed on this request; others go on.")
@@ -116,13 +119,14 @@ class Answer:
 
 
 class CompletionAnswer(Answer):
-    """POST /v1/completions."""
+    """POST /v1/completions. tells_ids: whether the new tokens' ids are told, all that a model without a tokenizer has to tell."""
 
     kind = piece_kind = "text_completion"
     id_prefix = "cmpl"
 
-    def __init__(self, model: str, n_prompts: int, n: int, n_top: int | None) -> None:
+    def __init__(self, model: str, n_prompts: int, n: int, n_top: int | None, *, tells_ids: bool = False) -> None:
         super().__init__(model, n_prompts, n, n_top)
+        self._tells_ids = tells_ids
         self._n_unseen = [0] * len(self._choices)
         self._places = [_Place() for _ in self._choices]
 
@@ -140,16 +144,21 @@ class CompletionAnswer(Answer):
         yield from super().pieces(message)
 
     def _piece(self, choice: _Choice, event: Mapping[str, Any]) -> dict[str, Any] | None:
-        if not (event["t"] or "f" in event or "token" in event):
+        new_ids = [event["k"]] if self._tells_ids and "k" in event else []
+        if not (event["t"] or "f" in event or "token" in event or new_ids):
             return None
         tokens = [event["token"]] if "token" in event else []
-        told = {"index": choice.index, "text": event["t"], "logprobs": self._logprobs(choice.index, tokens)}
-        return _ended({**told, "finish_reason": choice.finish_reason}, choice)
+        return self._choice(choice, event["t"], tokens, new_ids)
 
     def _told(self, choice: _Choice) -> dict[str, Any]:
         self._places[choice.index] = _Place(self._n_unseen[choice.index])
-        logprobs = self._logprobs(choice.index, choice.tokens)
-        return _ended({"index": choice.index, "text": choice.text, "logprobs": logprobs, "finish_reason": choice.finish_reason}, choice)
+        return self._choice(choice, choice.text, choice.tokens, choice.token_ids)
+
+    def _choice(self, choice: _Choice, text: str, tokens: list[dict[str, Any]], token_ids: list[int]) -> dict[str, Any]:
+        told: dict[str, Any] = {"index": choice.index, "text": text, "logprobs": self._logprobs(choice.index, tokens)}
+        if self._tells_ids:
+            told["token_ids"] = token_ids
+        return _ended({**told, "finish_reason": choice.finish_reason}, choice)
 
     def _logprobs(self, index: int, tokens: Any) -> dict[str, Any] | None:
         if self._n_top is None:
