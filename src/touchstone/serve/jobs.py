@@ -4,20 +4,22 @@ This is done on threads of its own, so that a long text or grammar does not hold
 """
 
 import functools
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from touchstone.errors import ConfigError, TouchstoneError
+from touchstone.errors import ConfigError, TouchstoneError, Unsupported
 from touchstone.infer import LanguageModel, Request, Sampling, TokenEvent, TokenLogprob, rolling_logits
 from touchstone.infer.request import RuleFactory
 from touchstone.prompt.constrain import Constrainer
+from touchstone.prompt.tools import CallReader, ToolFormat
 from touchstone.serve.driver import Generation, Reading
 from touchstone.serve.tokens import told, told_tops
 from touchstone.text.conversation import ChatFormat
-from touchstone.text.document import Message
+from touchstone.text.document import Message, ToolCall
 from touchstone.text.tokenizer import Tokenizer
 
 __all__ = ["Jobs"]
@@ -37,12 +39,17 @@ class Jobs:
         self._constrainer: Constrainer | None = None
         self._lock = threading.Lock()
         self._longest = model.engine.max_seq_len if "generate" in model.can else None
+        self._calls: ToolFormat | None = None
         self.chat_problem: str | None = None
+        self.tools_problem = "This model has no chat template, so it knows no tools."
         if model.tokenizer is not None:
             try:
                 self._chat = ChatFormat.of(model.card.chat_template, model.tokenizer)
+                self._calls = ToolFormat.of(self._chat)
             except TouchstoneError as error:
-                self.chat_problem = str(error)
+                if self._chat is None:
+                    self.chat_problem = str(error)
+                self.tools_problem = str(error)
 
     def facts(self) -> dict[str, Any]:
         """What the other process must know of the model."""
@@ -50,6 +57,7 @@ class Jobs:
         return {
             "can": sorted(model.can),
             "chat": self._chat is not None,
+            "tools": self._calls is not None,
             "max_seq_len": self._longest,
             "invariant": model.invariant,
             "calibrated": bool(model.card.calibration),
@@ -85,8 +93,15 @@ class Jobs:
         sampling = Sampling.model_validate(wanted)
         if message.get("constraint") is not None:
             sampling = sampling.model_copy(update={"constraint": self._constraint(message["constraint"])})
+        tools = self._tools(message)
+        if tools and message["tool_choice"]["mode"] != "auto":
+            sampling = sampling.model_copy(update={"constraint": self._forced_call(tools, message["tool_choice"])})
         requests = [Request(prompt, sampling, salt=message.get("salt", "")) for prompt in prompts]
-        job = Generation(message["id"], requests, _Teller(self._model.tokenizer, has_logprobs=sampling.top_logprobs is not None))
+        job = Generation(
+            message["id"],
+            requests,
+            _Teller(self._model.tokenizer, has_logprobs=sampling.top_logprobs is not None, calls=self._calls if tools else None),
+        )
         if not message.get("echo") and not is_silent:
             return job
         counts = [self._checked_length(prompt, n_new=0 if is_silent else 1) for prompt in prompts]
@@ -100,7 +115,7 @@ class Jobs:
 
     def _prompts(self, message: dict[str, Any]) -> list[Prompt | tuple[int, ...]]:
         if message.get("messages") is not None:
-            return [self._need_chat().prompt([Message(**each) for each in message["messages"]])]
+            return [self._need_chat().prompt([_message(each) for each in message["messages"]], self._tools(message))]
         prompts: list[Prompt] = message["prompts"]
         tokenizer = self._model.tokenizer
         if tokenizer is None or self._reads_sources:
@@ -132,13 +147,28 @@ class Jobs:
             raise ConfigError(self.chat_problem or "This model has no chat template; give it a plain prompt at /v1/completions.")
         return self._chat
 
+    def _tools(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        """The tools that the model is shown; Unsupported where it cannot call any."""
+        tools: list[dict[str, Any]] = message.get("tools") or []
+        if tools and self._calls is None:
+            raise Unsupported(f"`tools` cannot be used: {self.tools_problem}")
+        return [] if tools and message["tool_choice"]["mode"] == "none" else tools
+
+    def _forced_call(self, tools: list[dict[str, Any]], wanted: dict[str, Any]) -> RuleFactory:
+        assert self._calls is not None
+        with self._lock:
+            return self._calls.rule(self._need_constrainer(), tools, name=wanted["name"], parallel=wanted["parallel"])
+
     def _constraint(self, wanted: dict[str, Any]) -> RuleFactory:
         with self._lock:  # what was compiled is kept for the next request
-            if self._constrainer is None:
-                self._constrainer = Constrainer.of(self._model)
-            make = getattr(self._constrainer, wanted["kind"])
+            make = getattr(self._need_constrainer(), wanted["kind"])
             factory: RuleFactory = make() if wanted["kind"] == "json_object" else make(wanted["value"])
         return factory
+
+    def _need_constrainer(self) -> Constrainer:
+        if self._constrainer is None:
+            self._constrainer = Constrainer.of(self._model)
+        return self._constrainer
 
     def _echoes(self, message: dict[str, Any], given: Sequence[Any], prompts: Sequence[Any]) -> Iterator[dict[str, Any]]:
         if self._reads_sources:
@@ -283,14 +313,18 @@ class Jobs:
 
 
 class _Teller:
-    """Puts events for the other process; what a token looks like only where somebody asks."""
+    """Puts events for the other process; what a token looks like only where somebody asks. calls: how calls are written, if any may be."""
 
-    def __init__(self, tokenizer: Tokenizer | None, *, has_logprobs: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, *, has_logprobs: bool, calls: ToolFormat | None = None) -> None:
         self._tokenizer = tokenizer
         self._has_logprobs = has_logprobs
+        self._calls = calls
+        self._readers: dict[int, CallReader] = {}
 
     def __call__(self, event: TokenEvent) -> dict[str, Any]:
         message: dict[str, Any] = {"i": event.request_index, "j": event.index, "t": event.text}
+        if self._calls is not None:
+            message |= self._told_apart(event, self._readers.setdefault(event.index, self._calls.reader()))
         if event.token_id is not None:
             message["k"] = event.token_id
             if self._has_logprobs:
@@ -306,6 +340,21 @@ class _Teller:
             if done.confidence is not None:
                 message["confidence"] = _confidence(done.confidence)
         return message
+
+    @staticmethod
+    def _told_apart(event: TokenEvent, reader: CallReader) -> dict[str, Any]:
+        said = reader.push(event.text)
+        if event.finish_reason is None:
+            return {"t": said}
+        rest, calls = reader.finish()
+        told_calls = [{"id": call.id, "name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)} for call in calls]
+        return {"t": said + rest, "calls": told_calls}
+
+
+def _message(told: dict[str, Any]) -> Message:
+    """A turn as the other process sent it."""
+    calls = tuple(ToolCall(call["name"], call["arguments"], call["id"]) for call in told.get("tool_calls", ()))
+    return Message(told["role"], told["content"], calls, told.get("name"), told.get("tool_call_id"))
 
 
 def _with_silence(job_id: int, pieces: Iterator[dict[str, Any]], lengths: Sequence[int], n: int) -> Iterator[dict[str, Any]]:

@@ -9,11 +9,11 @@ A template may look for tags in a message (`</think>`): those that it holds itse
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from touchstone.errors import ConfigError, NoTokenizer
+from touchstone.errors import ConfigError, NoTokenizer, Unsupported
 from touchstone.text.chat_template import RenderLimits, Template
 from touchstone.text.document import Conversation, Message
 from touchstone.text.tokenizer import Tokenizer
@@ -21,6 +21,23 @@ from touchstone.text.tokenizer import Tokenizer
 __all__ = ["ROLES", "ChatFormat", "ChatTokens"]
 
 ROLES = ("system", "user", "assistant", "tool")
+_OPENAI_WORDS = ("type", "function", "name", "description", "parameters", "arguments", "id")
+_JSON_WORDS = (
+    "properties",
+    "required",
+    "items",
+    "enum",
+    "default",
+    "anyOf",
+    "object",
+    "string",
+    "number",
+    "integer",
+    "boolean",
+    "array",
+    "null",
+)
+_SCHEMA_WORDS = frozenset(_OPENAI_WORDS + _JSON_WORDS)
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))  # the private use areas of Unicode
 
 
@@ -59,13 +76,27 @@ class ChatFormat:
         """Whether the template has a place for tools."""
         return "tools" in self._template.variables
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """The conversation so far and the beginning of the assistant's turn.
 
-        Raises ConfigError for a role that does not exist, no message, or messages that the template refuses.
+        tools: what the assistant may call, each as OpenAI's API has it: `{"type": "function", "function": {"name": …, …}}`.
+        Raises ConfigError for a role that does not exist, no message, or messages that the template refuses; Unsupported for tools or calls
+        that it has no place for.
         """
-        worn = self._disguise.put_on(messages)
-        return tuple(token_id for token_id, _, _ in self._tokens(self._rendered(worn.messages, asks=True), worn))
+        if not self.takes_tools and (tools or any(message.tool_calls for message in messages)):
+            raise Unsupported("This model's chat template has no place for tools; leave out `tools` and calls of them.")
+        worn = self._disguise.put_on(messages, tools)
+        return tuple(token_id for token_id, _, _ in self._tokens(self._rendered(worn.messages, asks=True, tools=worn.tools), worn))
+
+    def written(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, asks: bool) -> str:
+        """What the template writes of messages of our own, special tokens spelt out; asks: with the assistant's turn begun."""
+        said = [_told(message, lambda text: text) for message in messages]
+        return self._rendered(said, asks=asks, tools=list(tools))
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens by what spells them."""
+        return {self._tokenizer.token_text(token_id): token_id for token_id in self._tokenizer.special_ids}
 
     def example(self, conversation: Conversation) -> ChatTokens:
         """The whole conversation, for training on what the assistant says.
@@ -83,8 +114,10 @@ class ChatFormat:
         """End the process that renders."""
         self._template.close()
 
-    def _rendered(self, messages: Sequence[Mapping[str, Any]], *, asks: bool, marks: tuple[str, str] = ("", "")) -> str:
-        variables = {"messages": list(messages), "add_generation_prompt": asks, "tools": None, "documents": None}
+    def _rendered(
+        self, messages: Sequence[Mapping[str, Any]], *, asks: bool, marks: tuple[str, str] = ("", ""), tools: Sequence[Any] = ()
+    ) -> str:
+        variables = {"messages": list(messages), "add_generation_prompt": asks, "tools": list(tools) or None, "documents": None}
         return self._template.render({**variables, **self._tokenizer.role_tokens}, marks)
 
     def _tokens(self, text: str, worn: "_Worn") -> list[tuple[int, int, int]]:
@@ -139,9 +172,10 @@ class ChatFormat:
 
 @dataclass(frozen=True)
 class _Worn:
-    """Messages in disguise. back: the characters as they were. spare: two characters that occur nowhere."""
+    """Messages and tools in disguise. back: the characters as they were. spare: two characters that occur nowhere."""
 
     messages: list[dict[str, Any]]
+    tools: list[Any]
     back: dict[int, str]
     spare: tuple[str, str]
 
@@ -165,22 +199,63 @@ class _Disguise:
         )
         self._avoided = set("".join(specials)) | set("".join(texts))
 
-    def put_on(self, messages: Sequence[Message]) -> _Worn:
+    def put_on(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> _Worn:
         if not messages:
             raise ConfigError("A conversation needs at least one message.")
         wrong = next((number for number, message in enumerate(messages) if message.role not in ROLES), None)
         if wrong is not None:
             raise ConfigError(f"Message {wrong} has a role that does not exist; the roles are {', '.join(ROLES)}.")
-        used = self._avoided.union(*(message.content for message in messages))
+        told = [_told(message, lambda text: text) for message in messages]
+        used = self._avoided.union(*_strings([told, list(tools)]))
         masks = _private(len(self._hidden) + 2, used)
         mask_of = dict(zip(sorted(self._hidden), masks, strict=False))
-        worn: list[dict[str, Any]] = [{"role": each.role, "content": self._masked(each.content, mask_of)} for each in messages]
-        return _Worn(worn, {ord(mask): char for char, mask in mask_of.items()}, (masks[-2], masks[-1]))
+
+        def masked(text: str) -> str:
+            return self._masked(text, mask_of)
+
+        worn = [_told(message, masked) for message in messages]
+        back = {ord(mask): char for char, mask in mask_of.items()}
+        return _Worn(worn, [_changed(tool, masked) for tool in tools], back, (masks[-2], masks[-1]))
 
     def _masked(self, text: str, mask_of: Mapping[str, str]) -> str:
         return "".join(
             mask_of[char] if char in mask_of and not text.startswith(self._tags, place) else char for place, char in enumerate(text)
         )
+
+
+def _told(message: Message, change: Callable[[str], str]) -> dict[str, Any]:
+    """A message as templates know it, every text of it changed."""
+    told: dict[str, Any] = {"role": message.role, "content": change(message.content)}
+    if message.tool_calls:
+        calls = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            | ({} if call.id is None else {"id": call.id})
+            for call in message.tool_calls
+        ]
+        told["tool_calls"] = [{**_changed(call, change), "type": "function"} for call in calls]
+    return told | {key: change(value) for key in ("name", "tool_call_id") if (value := getattr(message, key)) is not None}
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with every text in it changed, keys included, but for the words that templates look for."""
+    if isinstance(value, str):
+        return value if value in _SCHEMA_WORDS else change(value)
+    if isinstance(value, Mapping):
+        return {key if key in _SCHEMA_WORDS else change(key): _changed(part, change) for key, part in value.items()}
+    return [_changed(part, change) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield key
+            yield from _strings(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
 
 
 def _begins(a: str, b: str) -> bool:

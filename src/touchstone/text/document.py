@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Conversation", "Document", "Example", "Message"]
+__all__ = ["Conversation", "Document", "Example", "Message", "ToolCall"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,26 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """What an assistant asks a tool for; id: by which its result is told apart, where there is one."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: who speaks (`system`, `user`, `assistant`, `tool`) and what is said."""
+    """One turn: who speaks (`system`, `user`, `assistant`, `tool`) and what is said.
+
+    tool_calls: of an assistant. name, tool_call_id: of a tool, whose result to which call it is.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str | None = None
+    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
