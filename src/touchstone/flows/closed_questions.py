@@ -62,7 +62,7 @@ def _question(fields: Mapping[str, Any], place: str) -> ClosedQuestion:
     missing = [name for name in _FIELDS if name not in fields]
     if missing:
         near = closest(missing[0], [name for name in fields if name not in _FIELDS], n=1)
-        hint = f"; is it `{near[0]}`?" if near else ""
+        hint = f"; is it `{near[0]}`?" if near else "."
         raise DataError(f"{place}: no field `{missing[0]}`{hint} A row is such as {_EXAMPLE}.")
     prompt, answers, answer = (fields[name] for name in _FIELDS)
     if not isinstance(prompt, str) or not prompt.strip():
