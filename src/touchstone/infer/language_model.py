@@ -105,7 +105,8 @@ class LanguageModel:
         self.notes = notes
         self._defaults = generation_defaults(self.generation_config, self.spec.vocab_size, is_encoder_decoder=self._reads_sources)
         self._engine: Engine | None = None
-        self._weights_seen: tuple[int, ...] = ()
+        self._weights_seen: tuple[tuple[int, int], ...] = ()
+        self._hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
         self._calibration: Calibrated | NotCalibrated = NotCalibrated("")
         self._watch = Watch()
 
@@ -315,7 +316,7 @@ class LanguageModel:
 
     def _settle_calibration(self) -> None:
         """Decide anew which calibration holds, if the weights were changed in place since the last time."""
-        seen = () if isinstance(self.net, NgramModel) else tuple(p._version for p in self.net.parameters())
+        seen = self._state()
         if self._engine is not None and seen == self._weights_seen:
             return
         self._weights_seen, self._engine = seen, None
@@ -326,7 +327,16 @@ class LanguageModel:
         """Changes with any bit of any weight; a calibration holds for one hash."""
         if isinstance(self.net, NgramModel):
             return weights_hash({name: torch.from_numpy(array) for name, array in self.net.to_arrays().items()})
-        return weights_hash(self.net.state_dict())
+        state = self._state()
+        if self._hashed is None or self._hashed[0] != state:  # reading all weights for every call would cost more than the call
+            self._hashed = state, weights_hash(self.net.state_dict())
+        return self._hashed[1]
+
+    def _state(self) -> tuple[tuple[int, int], ...]:
+        """Where the weights lie and how often each was written to in place: other weights have another state."""
+        if isinstance(self.net, NgramModel):
+            return ()
+        return tuple((each.data_ptr(), 0 if each.is_inference() else each._version) for each in self.net.state_dict().values())
 
     @property
     def _max_scored_together(self) -> int:
