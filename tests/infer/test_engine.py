@@ -134,6 +134,14 @@ def test_an_end_token_stops_and_is_the_last_token(net):
     assert free.finish_reason == "length"
 
 
+def test_a_request_may_name_more_tokens_that_end_it(net):
+    free = only(Engine(net).generate(requests([[6]], **GREEDY)))
+    ends = frozenset({free.token_ids[2]})
+    ended = only(Engine(net).generate([Request([6], Sampling(**GREEDY), end_ids=ends)]))
+    place = free.token_ids.index(free.token_ids[2])
+    assert (ended.token_ids, ended.finish_reason) == (free.token_ids[: place + 1], "stop")
+
+
 def test_ignore_eos_goes_on(net):
     free = only(Engine(net).generate(requests([[6]], **GREEDY)))
     ignoring = only(Engine(net, eos_ids=[free.token_ids[2]]).generate(requests([[6]], ignore_eos=True, **GREEDY)))

@@ -226,3 +226,11 @@ def test_what_a_template_takes_from_a_class_is_nothing(opened):
         except ConfigError:
             continue
         assert text == ""
+
+
+@pytest.mark.parametrize("name", ["chatml", "thinking", "instructions", "roles in names", "joined"])
+def test_the_token_that_closes_an_answer_is_known(name, tokenizer):
+    chat = ChatFormat(TEMPLATES[name], tokenizer)
+    ends = {"chatml": "<|im_end|>", "thinking": "<|im_end|>", "instructions": "</s>", "roles in names": "</s>", "joined": None}[name]
+    assert {tokenizer.token_text(token_id) for token_id in chat.end_ids} == ({ends} if ends else set())
+    chat.close()

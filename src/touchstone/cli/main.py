@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from touchstone.cli import begin, change, host, judge, learn, look, slips, use
+from touchstone.cli import begin, change, host, judge, learn, look, slips, talk, use
 from touchstone.errors import TouchstoneError
 
 __all__ = ["VERBS", "build_app", "main"]
@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "calibrate": judge.calibrate,
     "assay": judge.assay,
     "generate": use.generate,
+    "chat": talk.chat,
     "complete": use.complete,
     "serve": host.serve,
     "convert": change.convert,

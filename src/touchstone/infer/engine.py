@@ -264,7 +264,7 @@ class Engine:
         wanted = sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(_SEED_BITS)
         settled = sampling.model_copy(update={"seed": seed, "max_new_tokens": wanted if room is None else min(wanted, room)})
-        asked = Asked(request, place, settled, prompt, start, self.eos_ids)
+        asked = Asked(request, place, settled, prompt, start, self.eos_ids | request.end_ids)
         if self.batch is not None:
             self.batch.scheduler.check_fits(asked.max_length)
         return asked

@@ -180,12 +180,14 @@ class Request:
     prompt: text, or token ids which go to the model as they are. An encoder-decoder reads it as its source.
     id: by which a running request is cancelled; drawn if not given.
     salt: whose it is; what was computed of a prompt is used again only for requests of the same salt.
+    end_ids: tokens that end this completion, beside those of the model, such as the end of a turn.
     """
 
     prompt: str | Sequence[int]
     sampling: Sampling = field(default_factory=Sampling)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     salt: str = ""
+    end_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if isinstance(self.prompt, str):

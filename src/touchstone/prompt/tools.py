@@ -6,6 +6,7 @@ arguments are `parameters`; Mistral: `[TOOL_CALLS]` and a list), needs no code o
 """
 
 import json
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from touchstone.text.document import Message, ToolCall
 
 __all__ = ["CallReader", "ToolFormat"]
 
-_NAME, _KEY, _VALUE, _ID = "zqname", "zqkey", "zqvalue", "zqid000zq"  # _ID: nine characters, which Mistral's templates insist on
+_SAID, _NAME, _KEY, _VALUE = "zqsaid", "zqname", "zqkey", "zqvalue"
+_ID = "zqid000zq"  # nine characters, which Mistral's templates insist on
 _PROBE_TOOL = {
     "type": "function",
     "function": {"name": _NAME, "description": "", "parameters": {"type": "object", "properties": {_KEY: {"type": "string"}}}},
@@ -54,10 +56,12 @@ class ToolFormat:
         asked = Message("user", "?")
         try:
             before = chat.written([asked], [_PROBE_TOOL], asks=True)
-            whole = chat.written([asked, Message("assistant", "", (call,))], [_PROBE_TOOL], asks=False)
+            whole = chat.written([asked, Message("assistant", _SAID, (call,))], [_PROBE_TOOL], asks=False)
+            if _SAID not in whole:  # what is said beside a call is left out
+                whole = chat.written([asked, Message("assistant", "", (call,))], [_PROBE_TOOL], asks=False)
         except ConfigError as error:
             raise Unsupported(f"How this model's chat template writes tool calls cannot be told: {error}") from None
-        common = _common(before, whole)
+        common = whole.index(_SAID) + len(_SAID) if _SAID in whole else _common(before, whole)
         begin_at, found, after = _json_around(whole, whole.index(_NAME, common) if _NAME in whole[common:] else -1)
         entry = found[0] if isinstance(found, list) and len(found) == 1 else found
         if not isinstance(entry, dict) or entry.get("name") != _NAME:
@@ -80,9 +84,12 @@ class ToolFormat:
         chosen = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
         if not chosen:
             raise ConfigError(f"There is no tool named `{name}`.")
-        schema = {"anyOf": [self._schema(function) for function in chosen]} if len(chosen) > 1 else self._schema(chosen[0])
+        entries = [self._schema(function, f"t{number}") for number, function in enumerate(chosen)]
+        schema: dict[str, Any] = {"anyOf": entries} if len(entries) > 1 else entries[0]
+        schema["$defs"] = {name: part for entry in entries for name, part in entry.pop("$defs").items()}
         if self.is_list:
             listed = {"type": "array", "items": schema, "minItems": 1, **({} if parallel else {"maxItems": 1})}
+            listed["$defs"] = schema.pop("$defs")
             return constrainer.grammar(f"start: {self._marks(self.begin)} call {self._marks(self.end)}\ncall: %json {_dumped(listed)}\n")
         more = f" ({self._marks(self.between)} one)*" if parallel and self.begin.strip() else ""
         one = f"{self._marks(self.begin)} call {self._marks(self.end)}"
@@ -150,13 +157,15 @@ class ToolFormat:
         given = entry.get("id")
         return ToolCall(entry["name"], arguments, given if isinstance(given, str) else None) if isinstance(arguments, dict) else None
 
-    def _schema(self, function: Mapping[str, Any]) -> dict[str, Any]:
+    def _schema(self, function: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """Of one call; the parameters stand under `$defs` by this name, where what they refer to in themselves is found again."""
         wanted = function.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False}
-        parameters = rewritten(check_schema(wanted, max_chars=MAX_CHARS, max_nesting=MAX_NESTING))
-        properties: dict[str, Any] = {"name": {"const": function["name"]}, self.arguments_key: parameters}
+        parameters = _moved(rewritten(check_schema(wanted, max_chars=MAX_CHARS, max_nesting=MAX_NESTING)), f"#/$defs/{place}")
+        properties: dict[str, Any] = {"name": {"const": function["name"]}, self.arguments_key: {"$ref": f"#/$defs/{place}"}}
         if self.needs_id:
             properties["id"] = {"type": "string", "pattern": "^[a-zA-Z0-9]{9}$"}
-        return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+        whole = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+        return {**whole, "$defs": {place: parameters}}
 
     def _marks(self, text: str) -> str:
         """A mark as a grammar has it: texts in quotes, special tokens by their ids."""
@@ -224,11 +233,19 @@ def _json_around(text: str, place: int) -> tuple[int, Any, int]:
 
 
 def _decoded(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins there and where it ends; None for what is none, `NaN` and numbers beyond a float included."""
     try:
-        value, end = json.JSONDecoder().raw_decode(text, start)
+        value, end = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).raw_decode(text, start)
     except (ValueError, RecursionError):
         return None, start
     return value, end
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _end(text: str, specials: Mapping[str, int]) -> str:
@@ -241,6 +258,16 @@ def _without(text: str, specials: Mapping[str, int]) -> str:
     for special in sorted(filter(None, specials), key=len, reverse=True):
         text = text.replace(special, "")
     return text
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema that is now part of another one: references to its own parts lead to where they are now."""
+    if isinstance(schema, Mapping):
+        return {
+            key: place + part[1:] if key == "$ref" and isinstance(part, str) and part[:1] == "#" else _moved(part, place)
+            for key, part in schema.items()
+        }
+    return [_moved(part, place) for part in schema] if isinstance(schema, list) else schema
 
 
 def _dumped(schema: Mapping[str, Any]) -> str:

@@ -96,7 +96,8 @@ class Jobs:
         tools = self._tools(message)
         if tools and message["tool_choice"]["mode"] != "auto":
             sampling = sampling.model_copy(update={"constraint": self._forced_call(tools, message["tool_choice"])})
-        requests = [Request(prompt, sampling, salt=message.get("salt", "")) for prompt in prompts]
+        end_ids = frozenset() if message.get("messages") is None else self._need_chat().end_ids
+        requests = [Request(prompt, sampling, salt=message.get("salt", ""), end_ids=end_ids) for prompt in prompts]
         job = Generation(
             message["id"],
             requests,

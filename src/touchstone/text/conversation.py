@@ -8,6 +8,7 @@ could finish it: there every character that occurs in such a name is replaced.
 A template may look for tags in a message (`</think>`): those that it holds itself stay readable, as they are no special tokens.
 """
 
+import functools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,19 @@ class ChatFormat:
         tokens = self._tokens(text, worn)
         answers = [any(low <= start < high for low, high in spans) for _, start, _ in tokens]
         return ChatTokens(tuple(token_id for token_id, _, _ in tokens), tuple(answers))
+
+    @functools.cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The special token with which the template closes an answer: there it ends, whether or not the model's settings name it.
+
+        Empty where the template does not tell: it marks nothing and writes earlier turns anew when later ones come.
+        """
+        try:
+            example = self.example(Conversation((Message("user", "x"), Message("assistant", "x")), "made up"))
+        except ConfigError:
+            return frozenset()
+        answer = [token_id for token_id, is_answer in zip(example.token_ids, example.is_answer, strict=True) if is_answer]
+        return frozenset(answer[-1:]) & self._tokenizer.special_ids
 
     def close(self) -> None:
         """End the process that renders."""

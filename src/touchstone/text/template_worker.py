@@ -47,12 +47,13 @@ def main() -> None:
     with contextlib.suppress(ValueError, OSError):  # macOS does not take it
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     read, write = sys.stdin.buffer, sys.stdout.buffer
+    compiled: dict[str, jinja2.Template] = {}  # the one template that this process is for
     write.write(b"!")
     write.flush()
     while (head := read.read(4)) and len(head) == 4:
         job = json.loads(read.read(int.from_bytes(head, "big")))
         signal.alarm(job["alarm_s"])  # should the parent die before it can kill this process
-        answer = json.dumps(_answer(job)).encode()
+        answer = json.dumps(_answer(job, compiled)).encode()
         signal.alarm(0)
         _write(write, answer)
 
@@ -62,9 +63,9 @@ def _write(stream: BinaryIO, data: bytes) -> None:
     stream.flush()
 
 
-def _answer(job: dict[str, Any]) -> dict[str, Any]:
+def _answer(job: dict[str, Any], compiled: dict[str, jinja2.Template]) -> dict[str, Any]:
     try:
-        return _examined(job["template"]) if job["do"] == "examine" else {"text": _rendered(job)}
+        return _examined(job["template"]) if job["do"] == "examine" else {"text": _rendered(job, compiled)}
     except Refused as error:
         return {"error": "refused", "message": str(error)[:500]}
     except MemoryError:
@@ -75,11 +76,16 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         return {"error": "failed", "message": f"{type(error).__name__}: {error}"[:500]}
 
 
-def _rendered(job: dict[str, Any]) -> str:
-    environment = _environment(job["marks"])
+def _rendered(job: dict[str, Any], compiled: dict[str, jinja2.Template]) -> str:
+    source = job["template"]
+    if source not in compiled:
+        compiled.clear()
+        compiled[source] = _environment(job["marks"]).from_string(source)
+    template = compiled[source]
+    template.environment.globals["_marks"] = job["marks"]
     parts: list[str] = []
     n_chars = 0
-    for part in environment.from_string(job["template"]).generate(**job["variables"]):
+    for part in template.generate(**job["variables"]):
         n_chars += len(part)
         if n_chars > job["max_chars"]:
             raise ValueError(f"it writes more than {job['max_chars']} characters")
