@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def test_data():
     if not folder.is_dir() or not any(folder.iterdir()):
         pytest.skip(f"needs the test data: {folder} is not there (set TOUCHSTONE_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The path of Chromium; a test that asks for it is skipped where there is none."""
+    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("needs Chromium (Debian, Ubuntu: apt-get install chromium): no page was looked at")
+    return found
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The report page in a real browser: its own policy blocks nothing of it, and it turns dark and narrow as it should."""
 
 import io
-import shutil
 import subprocess
 from datetime import UTC, datetime
 
@@ -14,14 +13,6 @@ from touchstone.report.words import words
 from touchstone.stats import Interval
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("needs Chromium (Debian, Ubuntu: apt-get install chromium): no page was looked at")
-    return found
 
 
 @pytest.fixture(scope="module")

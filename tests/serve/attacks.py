@@ -1,5 +1,6 @@
 """Requests as bytes, as no library would send them, and what is looked for in the answers and the processes."""
 
+import contextlib
 import http.client
 import io
 import json
@@ -89,10 +90,8 @@ def until_closed(connection):
 def sent(port, data, method="GET"):
     """The answer to these bytes on a connection of their own."""
     with connected(port) as connection:
-        try:
+        with contextlib.suppress(ConnectionError):  # it was closed before it had read all
             connection.sendall(data)
-        except ConnectionError:  # it was closed before it had read all
-            pass
         return read_answer(until_closed(connection), method)
 
 

@@ -24,6 +24,7 @@ from touchstone.infer.language_model import LanguageModel
 from touchstone.infer.request import Request, RuleFactory
 from touchstone.prompt.formats import rewritten
 from touchstone.prompt.schema import check_schema, place_of
+from touchstone.prompt.trial import Trial
 from touchstone.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,14 +39,15 @@ MAX_COMPILED = 64  # grammars that are kept for the next request
 MAX_COMPILED_CHARS = 500_000  # of all that are kept: compiled, a character can take a hundred bytes and more
 MAX_TOKEN_IDS = 2**24
 
-# llguidance's own budgets: a pattern of very many states costs about a tenth of a second at its first step, not seconds
-_LIMITS = llguidance.LLParserLimits(
-    initial_lexer_fuel=2_000_000,
-    step_lexer_fuel=50_000,
-    step_max_items=100_000,
-    max_lexer_states=100_000,
-    max_grammar_size=500_000,
-)
+# llguidance's own budgets, for what `Trial` has let through: a step costs milliseconds
+_LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 2_000_000,
+    "step_lexer_fuel": 50_000,
+    "step_max_items": 100_000,
+    "max_items_in_row": 12_000,  # more than MAX_CHOICES
+    "max_lexer_states": 100_000,
+    "max_grammar_size": 500_000,
+}
 _COMPACT: "JsonCompileOptions" = {"lenient": False, "coerce_one_of": False, "whitespace_flexible": False}
 
 
@@ -62,6 +64,7 @@ class Constrainer:
             raise Unsupported("This tokenizer sets spaces between its tokens as it decodes, so a grammar cannot tell what a token writes.")
         vocabulary = _Vocabulary(tokenizer, eos_ids, vocab_size)
         self._tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(vocabulary), eos_token=vocabulary.ends)
+        self._trial = Trial(_LIMITS, vocabulary.tokens, vocabulary.special_token_ids, vocabulary.ends, vocabulary.bos_token_id)
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
 
     @classmethod
@@ -111,7 +114,9 @@ class Constrainer:
     def _factory(self, grammar: str, name: str, schema: Any = None) -> RuleFactory:
         compiled = self._compiled.pop(grammar, None)
         if compiled is None:
-            compiled = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=_LIMITS)
+            if (problem := self._trial.problem(grammar)) is not None:
+                raise _refusal(problem, name, schema)
+            compiled = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=llguidance.LLParserLimits(**_LIMITS))
             if compiled.is_error():
                 raise _refusal(compiled.get_error(), name, schema)
             bits = allocate_token_bitmask(1, self._tokens.vocab_size)

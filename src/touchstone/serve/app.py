@@ -34,7 +34,13 @@ from touchstone.serve.told import ChatAnswer, CompletionAnswer
 
 __all__ = ["build_app"]
 
-_PAGE = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css")}
+_PAGE = {
+    "/": ("index.html", "text/html"),
+    "/words.js": ("words.js", "text/javascript"),
+    "/tokens.js": ("tokens.js", "text/javascript"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -3,19 +3,20 @@
 Source: OpenAI API reference (chat).
 """
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from touchstone.errors import printable
 from touchstone.serve.api_error import ApiError
+from touchstone.serve.limits import read_json_body
 from touchstone.serve.protocol import MAX_LOGPROBS, MAX_TOKENS, Generating
 
 __all__ = ["ChatMessage", "ChatRequest", "Tool", "ToolCall"]
 
 MAX_MESSAGES = 1024
 MAX_TOOLS = 128
+MAX_ARGUMENT_DEPTH = 64  # as of a body
 MAX_CALLS = 128  # in one turn of the assistant
 
 
@@ -176,8 +177,8 @@ class ChatRequest(Generating):
 
 def _arguments(call: ToolCall) -> dict[str, Any]:
     try:
-        found = json.loads(call.function.arguments or "{}")
-    except (ValueError, RecursionError):
+        found = read_json_body((call.function.arguments or "{}").encode(), MAX_ARGUMENT_DEPTH)
+    except ApiError:  # it speaks of a body
         found = None
     if not isinstance(found, dict):
         name = printable(call.function.name, 60)

@@ -173,14 +173,16 @@ class Driver:
 
     def _read(self) -> None:
         """One piece of the work that waits longest."""
-        job = self._reading.popleft()
+        job = self._reading[0]  # it stays in the queue meanwhile, so that the figures count it
         try:
             message = next(job.pieces, _END)
         except Exception as error:
+            self._reading.popleft()
             _close(job)
             self._fail(job.id, error)
             return
         if message is _END:
+            self._reading.popleft()
             if job.then is not None:
                 self._start(job.then)
             else:
@@ -188,7 +190,7 @@ class Driver:
             return
         if message is not None:
             self._send(message)
-        self._reading.append(job)
+        self._reading.rotate(-1)
 
     def _fail(self, job_id: int, error: Exception) -> None:
         self._send({"id": job_id, "error": failure_of(error, self._report)})

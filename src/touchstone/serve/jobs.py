@@ -134,7 +134,7 @@ class Jobs:
         """The text; refused before it is cut into tokens where it could not fit by far."""
         longest = self._longest
         if longest is not None and self._model.need_tokenizer().joins_bytes and len(text) > longest * self._longest_token:
-            raise ConfigError(f"The prompt has {len(text)} characters, which cannot fit the context of {longest} tokens; shorten it.")
+            raise ConfigError(f"The text has {len(text)} characters, which cannot fit the context of {longest} tokens; shorten it.")
         return text
 
     @functools.cached_property
@@ -223,6 +223,9 @@ class Jobs:
 
     def _scoring(self, message: dict[str, Any]) -> Reading:
         self._model.check_can("loglikelihood")
+        for text in (message["context"], *message["continuations"]):
+            if isinstance(text, str) and not self._reads_sources:  # each pair is cut into tokens, the context again and again
+                self._of_bearable_length(text)
         pairs = [(message["context"], each) for each in message["continuations"]]
         if message["closed"]:
             return Reading(message["id"], self._chosen(message))

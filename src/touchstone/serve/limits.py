@@ -30,7 +30,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 ACCESS_LOG = logging.getLogger("touchstone.serve.access")
 
-_OPEN_PATHS = (b"/health", b"/", b"/page.js", b"/page.css")
+_OPEN_PATHS = (b"/health", b"/", b"/words.js", b"/tokens.js", b"/page.js", b"/page.css")
 _LINGER_S = 5.0  # for a refused body to come in, so that its sender reads why
 _LINGER_BYTES = 256 << 20
 _HOST = re.compile(rb"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
@@ -124,18 +124,20 @@ class Guard:
             await self._admitted(scope, receive, answer, visit)
         except Exception:  # a fault of ours, which the server's log tells
             if not status:
-                await _refuse(receive, answer, ApiError(500, "The server failed on this request; others go on."))
+                await _refuse(receive, answer, ApiError(500, "The server failed on this request; others go on."), expects_more=False)
             raise
         finally:
             self._log(scope, visit, status, time.monotonic() - began)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
+        body = None
         try:
             self._check(scope, visit)
             if scope["method"] == "POST":
-                visit.body = read_json_body(await self._body(scope, receive), self._limits.max_depth)
+                body = await self._body(scope, receive)
+                visit.body = read_json_body(body, self._limits.max_depth)
         except ApiError as error:
-            await _refuse(receive, send, error)
+            await _refuse(receive, send, error, expects_more=body is None and error.status != 408)
             return
         await self._app(scope, _rest(receive), send)
 
@@ -269,7 +271,7 @@ def _rest(receive: Receive) -> Receive:
     return rest
 
 
-async def _refuse(receive: Receive, send: Send, error: ApiError) -> None:
+async def _refuse(receive: Receive, send: Send, error: ApiError, *, expects_more: bool) -> None:
     """Answer, and let what still comes of the body run into nothing: a sender whose connection breaks never reads the answer."""
     body = json.dumps(error.body()).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **error.headers}
@@ -279,9 +281,8 @@ async def _refuse(receive: Receive, send: Send, error: ApiError) -> None:
     n_bytes = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_S):
-            while n_bytes < _LINGER_BYTES:
+            while expects_more and n_bytes < _LINGER_BYTES:
                 message = await receive()
                 n_bytes += len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    break
+                expects_more = message["type"] != "http.disconnect" and message.get("more_body", False)
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,85 @@
+"""Grammars tried in a process of their own before they are compiled in this one.
+
+A grammar of a few kilobytes can keep the compiler busy for hours, or end its process by a chain of rules that is deeper than the stack
+(CVE-2025-48944, CVE-2026-25048, CVE-2026-55574 are of that kind). A server's engine must outlive it, and so must a training or a notebook.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TOO_COSTLY", "Trial"]
+
+TOO_COSTLY = "it takes the compiler too long, too much memory, or too deep a recursion; make it smaller"
+
+_BUDGET_S = 2.0  # of the processor
+_WALL_S = 60.0  # for that time to be had on a busy machine
+
+
+class Trial:
+    """The process that tries the grammars of one vocabulary; it starts with the first, and anew after one has ended it.
+
+    limits: the parser's. tokens: the bytes of each. special: those that are no text. ends: those that end a text.
+    """
+
+    def __init__(
+        self, limits: Mapping[str, Any], tokens: Sequence[bytes], special: Sequence[int], ends: Sequence[int], bos: int | None
+    ) -> None:
+        told = {"tokens": [token.hex() for token in tokens], "special": list(special), "ends": list(ends), "bos": bos}
+        self._told = json.dumps({**told, "limits": dict(limits), "seconds": _BUDGET_S}).encode()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def problem(self, grammar: str) -> str | None:
+        """Why a grammar cannot be used, as the compiler says it; None if it can."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._process = _started()
+                weakref.finalize(self, _end, self._process)
+                self._exchange(self._process, self._told)
+            answer = self._exchange(self._process, json.dumps(grammar).encode())
+            if not answer:
+                _end(self._process)
+                return TOO_COSTLY
+        problem: str | None = json.loads(answer)
+        return problem
+
+    def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> bytes:
+        """What is answered to a line; nothing if the process has ended, or had to be ended."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(_WALL_S, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(line + b"\n")
+            process.stdin.flush()
+            return process.stdout.readline()
+        except OSError:
+            return b""
+        finally:
+            timer.cancel()
+
+
+def _started() -> subprocess.Popen[bytes]:
+    script = Path(__file__).with_name("trial_worker.py")
+    environment = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-I", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        try:
+            if stream is not None:
+                stream.close()
+        except OSError:  # what it still held could not be written any more
+            continue

@@ -1,0 +1,94 @@
+"""A script of its own process: compile grammars and follow them for a few tokens, so that one the compiler cannot bear ends this process.
+
+Run by `trial.py` as `python -I trial_worker.py`; lines of JSON come and go. Only the standard library and llguidance are imported. The
+time is the processor's, so that a busy machine refuses nothing that a quiet one takes.
+"""
+
+import contextlib
+import json
+import resource
+import signal
+import sys
+import threading
+from typing import Any
+
+import llguidance
+
+MAX_MEMORY_BYTES = 4 << 30
+STACK_BYTES = 4 << 20  # half of what threads have elsewhere: what fits here fits there
+N_STEPS = 4
+
+
+class Vocabulary:
+    """What llguidance asks of a tokenizer."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.tokens = [bytes.fromhex(token) for token in told["tokens"]]
+        self.special_token_ids = told["special"]
+        self.eos_token_id = told["ends"][0]
+        self.bos_token_id = told["bos"]
+        special = set(told["special"])
+        self._by_bytes = {data: id for id, data in enumerate(self.tokens) if data and id not in special}
+        self._longest = max(map(len, self._by_bytes), default=1)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The longest tokens first; which ones matters not to whether a grammar can be compiled."""
+        data = text.encode("utf-8") if isinstance(text, str) else text
+        found: list[int] = []
+        place = 0
+        while place < len(data):
+            ends = range(min(len(data), place + self._longest), place, -1)
+            end = next((end for end in ends if data[place:end] in self._by_bytes), None)
+            if end is None:
+                return found
+            found.append(self._by_bytes[data[place:end]])
+            place = end
+        return found
+
+
+def main() -> None:
+    with contextlib.suppress(ValueError, OSError):  # macOS does not take it
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    told = json.loads(sys.stdin.readline())
+    tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Vocabulary(told)), eos_token=told["ends"])
+    limits = llguidance.LLParserLimits(**told["limits"])
+    threading.stack_size(STACK_BYTES)
+    _say(None)
+    for line in sys.stdin:
+        found: list[str | None] = []
+        signal.setitimer(signal.ITIMER_PROF, told["seconds"])  # its signal ends the process, in the midst of whatever
+        thread = threading.Thread(
+            target=lambda text=line, found=found: found.append(_problem(json.loads(text), tokens, limits, told["ends"]))
+        )
+        thread.start()
+        thread.join()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if not found:  # it raised
+            return
+        _say(found[0])
+
+
+def _problem(grammar: str, tokens: llguidance.LLTokenizer, limits: llguidance.LLParserLimits, ends: list[int]) -> str | None:
+    """What the compiler, or the parser at its first steps, says against a grammar; None if nothing."""
+    matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits)
+    for _ in range(N_STEPS):
+        if matcher.is_error() or matcher.is_stopped():
+            break
+        mask = matcher.compute_bitmask()
+        allowed = (place * 8 + bit for place, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1)
+        token_id = next((id for id in allowed if id not in ends), None)
+        if matcher.is_error() or token_id is None:
+            break
+        matcher.consume_token(token_id)
+    return matcher.get_error() if matcher.is_error() else None
+
+
+def _say(problem: str | None) -> None:
+    answers = sys.stdout.buffer
+    answers.write(json.dumps(problem).encode() + b"\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

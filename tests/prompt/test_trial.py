@@ -1,0 +1,76 @@
+"""Grammars that would end the compiler's process, or keep it for hours, are refused, and the next one is compiled as ever."""
+
+import gc
+
+import pytest
+
+from touchstone.errors import ConfigError
+from touchstone.prompt.constrain import Constrainer
+from touchstone.prompt.trial import TOO_COSTLY
+from touchstone.text.tokenizer import Tokenizer
+
+
+def chained(n, link):
+    return {"$ref": "#/$defs/d0", "$defs": {**{f"d{k}": link({"$ref": f"#/$defs/d{k + 1}"}) for k in range(n)}, f"d{n}": {}}}
+
+
+def rules(n, rule):
+    return "\n".join(["start: r0", *(rule(k) for k in range(n)), f'r{n}: "b"'])
+
+
+DEEP = {
+    "references": lambda c: c.json_schema(chained(4000, lambda next: next)),
+    "objects": lambda c: c.json_schema(chained(3000, lambda next: {"type": "object", "properties": {"a": next}})),
+    "arrays": lambda c: c.json_schema(chained(4000, lambda next: {"items": next})),
+    "rules": lambda c: c.grammar(rules(4000, lambda k: f'r{k}: "a" r{k + 1}')),
+    "rules of one rule": lambda c: c.grammar(rules(4000, lambda k: f"r{k}: r{k + 1}")),
+    "terminals": lambda c: c.grammar(rules(4000, lambda k: f'R{k}: "a" R{k + 1}').replace("r", "R").replace("staRt", "start")),
+}
+LONG = {
+    "a cubic grammar": lambda c: c.grammar("start: x\nx: " + " | ".join(['"a" x "b"'] * 4000) + ' | "c"'),
+    "a pattern": lambda c: c.regex("a?" * 100_000),
+    "a pattern of classes": lambda c: c.regex("[a-z]*" * 60_000),
+    "a common multiple": lambda c: c.json_schema({"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}),
+}
+
+
+@pytest.fixture(scope="module")
+def constrainer():
+    tokenizer = Tokenizer.train(["abc 123 true"] * 9, kind="bpe", vocab_size=258, specials=("<|endoftext|>",))
+    return Constrainer(tokenizer, [0], tokenizer.vocab_size)
+
+
+@pytest.mark.parametrize(
+    "make", [*DEEP.values(), *(pytest.param(make, marks=pytest.mark.slow) for make in LONG.values())], ids=[*DEEP, *LONG]
+)
+def test_what_the_compiler_cannot_bear_is_refused_and_the_next_is_compiled(constrainer, make):
+    with pytest.raises(ConfigError) as caught:
+        make(constrainer)
+    assert TOO_COSTLY in str(caught.value)
+    rule = constrainer.regex("ab+")(None)
+    assert rule.n_taken(constrainer.tokens_of("abb")) == len(constrainer.tokens_of("abb"))
+
+
+def test_what_fails_at_a_later_token_is_refused_before_the_first(constrainer):
+    with pytest.raises(ConfigError, match="too many expressions"):
+        constrainer.regex("(a{0,100}b{0,100}){0,100}" * 50)
+
+
+def test_ten_thousand_choices_that_begin_alike_are_told_apart(constrainer):
+    rule = constrainer.choice([f"true {n}" for n in range(10_000)])(None)
+    for text, fits in (("true 0", True), ("true 9999", True), ("true 10000", False), ("true ", False)):
+        token_ids = constrainer.tokens_of(text)
+        n = rule.n_taken(token_ids)
+        assert (n == len(token_ids) and rule.may_stop) is fits
+        rule.rollback(n)
+
+
+def test_the_process_ends_with_its_constrainer():
+    tokenizer = Tokenizer.train(["abc"] * 9, kind="bpe", vocab_size=258, specials=("<|endoftext|>",))
+    constrainer = Constrainer(tokenizer, [0], tokenizer.vocab_size)
+    constrainer.regex("a")
+    process = constrainer._trial._process
+    assert process.poll() is None
+    del constrainer
+    gc.collect()
+    assert process.wait(20) is not None
