@@ -63,7 +63,8 @@ def made_cases(model, n, seed, longest=90):
             prompt, own = chat.prompt([Message(**turn) for turn in turns]), {"messages": turns, "logprobs": True}
         else:
             prompt, own = text, {"prompt": text, "logprobs": 0}
-        done = model.generate([Request(prompt, Sampling(max_new_tokens=n_new, top_logprobs=0, **settings))])[0]
+        ends = chat.end_ids if "messages" in own else frozenset()
+        done = model.generate([Request(prompt, Sampling(max_new_tokens=n_new, top_logprobs=0, **settings), end_ids=ends)])[0]
         body = {**own, **settings, "max_tokens": n_new, "stream": True}
         cases.append(Case(body, done.text, done.logprobs, done.finish_reason))
     chat.close()

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 from running import events_of, joined, sdk
 
+from touchstone.infer import Request
 from touchstone.text.conversation import ChatFormat
 from touchstone.text.document import Message
 
@@ -35,9 +36,9 @@ def client(server):
 
 @pytest.fixture(scope="module")
 def prompt_of(chat_model):
-    """The token ids of a conversation, as the model's template writes it."""
+    """A conversation as the model's template writes it, to be answered up to the end of the turn."""
     with_template = ChatFormat.of(chat_model.card.chat_template, chat_model.tokenizer)
-    yield lambda turns: with_template.prompt([Message(**turn) for turn in turns])
+    yield lambda turns: Request(with_template.prompt([Message(**turn) for turn in turns]), end_ids=with_template.end_ids)
     with_template.close()
 
 
@@ -53,7 +54,7 @@ def test_an_answer_is_what_the_engine_writes_after_the_rendered_conversation(cli
     assert [choice.index for choice in found.choices] == [0, 1]
     assert {choice.message.role for choice in found.choices} == {"assistant"}
     assert [choice.finish_reason for choice in found.choices] == [done.finish_reason for done in expected]
-    assert found.usage.prompt_tokens == len(prompt)
+    assert found.usage.prompt_tokens == len(prompt.prompt)
     assert found.usage.completion_tokens == sum(len(done.token_ids) for done in expected)
     assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
     assert [choice.confidence["value"] for choice in found.choices] == [pytest.approx(done.confidence.value, abs=1e-5) for done in expected]
