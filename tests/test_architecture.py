@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "touchstone"
 
 LAYERS = [  # from the bottom; names of one row do not import each other; the first three rows are layer 0
     {"errors"},
-    {"config", "runtime", "files", "stats"},
+    {"apart", "config", "runtime", "files", "stats"},
     {"report"},
     {"text", "nn", "calibrate"},
     {"models"},

@@ -56,6 +56,13 @@ def test_generate_reads_a_prompt_from_stdin(document, model_folder, typed):
     assert document("generate", model_folder, "-", "--max-new-tokens", 2)[1]["completions"][0]["prompt"] == "some words"
 
 
+@pytest.mark.parametrize("verb", ["generate", "complete"])
+def test_stdin_that_is_no_text_is_one_clear_error(monkeypatch, capsys, model_folder, verb):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff")))
+    assert main([verb, str(model_folder), "-"]) == 2
+    assert capsys.readouterr().err == "touchstone: stdin: byte 2 is no UTF-8; give text in UTF-8.\n"
+
+
 def test_generate_without_json_shows_prompt_and_text(capsys, model_folder):
     assert main(["generate", str(model_folder), "some words", "--max-new-tokens", "3", "--seed", "1", "--stream"]) == 0
     shown = capsys.readouterr().out

@@ -11,58 +11,15 @@ from typing import Any
 
 import pytest
 
-import touchstone
 from touchstone.evaluate.run import run_task
 from touchstone.evaluate.suites import suite_task
 from touchstone.evaluate.suites.choosing import _without_brackets
 from touchstone.evaluate.suites.prediction import _written
 from touchstone.evaluate.task import EvalExample
-from touchstone.infer import LanguageModel
-from touchstone.models import build
-from touchstone.models.llama2c import read_llama2c, read_llama2c_tokenizer
 
 pytestmark = pytest.mark.conformance
 
 N = 40
-CHOICE = """
-task: {name}
-dataset_path: json
-dataset_kwargs:
-  data_files: {{validation: {file}}}
-output_type: multiple_choice
-validation_split: validation
-doc_to_text: "{{{{query}}}}\\nAnswer:"
-doc_to_target: gold
-doc_to_choice: choices
-metric_list:
-  - metric: acc
-  - metric: acc_norm
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            patch.setenv(name, "1")
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def harness(offline) -> Any:
-    return pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: `make conformance`")
-
-
-@pytest.fixture(scope="module")
-def folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    weights = test_data / "weights" / "stories260K"
-    stored = read_llama2c(weights / "stories260K.bin")
-    net = build(stored.spec, seed=None)
-    net.load_state_dict(stored.state, assign=True)
-    place = tmp_path_factory.mktemp("models") / "stories"
-    touchstone.save(LanguageModel(net, tokenizer=read_llama2c_tokenizer(weights / "tok512.bin", 512)), place)
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +82,7 @@ def test_what_is_written_is_what_its_own_class_writes(ours: Any, their_writer: A
     assert [text.strip() for text in found] == [text.strip() for text in expected]
 
 
-def test_a_task_has_the_figures_of_our_own_suite(harness: Any, ours: Any, test_data: Path, tmp_path: Path) -> None:
+def test_a_task_has_the_figures_of_our_own_suite(harness: Any, ours: Any, test_data: Path, tmp_path: Path, choice_task: Any) -> None:
     from lm_eval.tasks import TaskManager
 
     with gzip.open(test_data / "benchmarks" / "piqa.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -134,7 +91,7 @@ def test_a_task_has_the_figures_of_our_own_suite(harness: Any, ours: Any, test_d
     path = tmp_path / "piqa.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "piqa_here.yaml").write_text(CHOICE.format(name="piqa_here", file=path))
+    (tmp_path / "tasks" / "piqa_here.yaml").write_text(choice_task("piqa_here", path))
     found = harness.simple_evaluate(
         ours, tasks=["piqa_here"], num_fewshot=0, task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
     )["results"]["piqa_here"]

@@ -11,57 +11,11 @@ from typing import Any
 
 import pytest
 
-import touchstone
-from touchstone.infer import LanguageModel
-from touchstone.models import build
-from touchstone.models.llama2c import read_llama2c, read_llama2c_tokenizer
-
 sys.path.append(str(Path(__file__).parents[1] / "serve"))
 
 pytestmark = pytest.mark.conformance
 
 N = 40
-CHOICE = """
-task: piqa_served
-dataset_path: json
-dataset_kwargs:
-  data_files: {{validation: {file}}}
-output_type: multiple_choice
-validation_split: validation
-doc_to_text: "{{{{query}}}}\\nAnswer:"
-doc_to_target: gold
-doc_to_choice: choices
-metric_list:
-  - metric: acc
-  - metric: acc_norm
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            patch.setenv(name, "1")
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        patch.setenv("OPENAI_API_KEY", "none")
-        yield
-
-
-@pytest.fixture(scope="module")
-def harness(offline) -> Any:
-    pytest.importorskip("tenacity", reason="needs lm-evaluation-harness with its API client: `make conformance`")
-    return pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: `make conformance`")
-
-
-@pytest.fixture(scope="module")
-def folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    weights = test_data / "weights" / "stories260K"
-    stored = read_llama2c(weights / "stories260K.bin")
-    net = build(stored.spec, seed=None)
-    net.load_state_dict(stored.state, assign=True)
-    place = tmp_path_factory.mktemp("models") / "stories"
-    touchstone.save(LanguageModel(net, tokenizer=read_llama2c_tokenizer(weights / "tok512.bin", 512)), place)
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +28,7 @@ def ours(harness: Any, folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def client_of(harness: Any, folder: Path) -> Any:
     """Makes the harness's client of a server in the invariant mode; 4 requests of 3 prompts at once, so that they share steps."""
+    pytest.importorskip("tenacity", reason="needs the API client of lm-evaluation-harness: `make conformance`")
     from lm_eval.models.openai_completions import LocalCompletionsAPI
     from running import Server
 
@@ -120,7 +75,9 @@ def test_each_likelihood_is_the_engines_to_the_last_digit(ours: Any, served: Any
     assert len({is_greedy for _, is_greedy in found}) == 2, "some continuations are the likeliest ones and some are not"
 
 
-def test_a_task_has_the_in_process_figures_to_the_last_digit(harness: Any, ours: Any, served: Any, test_data: Path, tmp_path: Path) -> None:
+def test_a_task_has_the_in_process_figures_to_the_last_digit(
+    harness: Any, ours: Any, served: Any, test_data: Path, tmp_path: Path, choice_task: Any
+) -> None:
     from lm_eval.tasks import TaskManager
 
     with gzip.open(test_data / "benchmarks" / "piqa.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -128,7 +85,7 @@ def test_a_task_has_the_in_process_figures_to_the_last_digit(harness: Any, ours:
     path = tmp_path / "piqa.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "piqa_served.yaml").write_text(CHOICE.format(file=path))
+    (tmp_path / "tasks" / "piqa_served.yaml").write_text(choice_task("piqa_served", path))
 
     def evaluated(model: Any) -> Any:
         manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)

@@ -22,9 +22,6 @@ import torch
 
 import touchstone
 from touchstone.evaluate.suites.choosing import _without_brackets
-from touchstone.infer import LanguageModel
-from touchstone.models import build
-from touchstone.models.llama2c import read_llama2c, read_llama2c_tokenizer
 
 pytestmark = pytest.mark.conformance
 
@@ -52,25 +49,6 @@ for batch in batches:
 print(json.dumps(found))
 """
 """In a process of its own: the mode is fixed before a process's first product."""
-
-
-@pytest.fixture(scope="module")
-def folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    weights = test_data / "weights" / "stories260K"
-    stored = read_llama2c(weights / "stories260K.bin")
-    net = build(stored.spec, seed=None)
-    net.load_state_dict(stored.state, assign=True)
-    place = tmp_path_factory.mktemp("models") / "stories"
-    touchstone.save(LanguageModel(net, tokenizer=read_llama2c_tokenizer(weights / "tok512.bin", 512)), place)
-    return place
-
-
-@pytest.fixture(scope="module")
-def harness() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            patch.setenv(name, "1")
-        yield pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: `make conformance`")
 
 
 @pytest.fixture(scope="module")

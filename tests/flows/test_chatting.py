@@ -244,9 +244,9 @@ def test_ctrl_c_ends_a_local_answer_between_two_tokens(model, voices):
 
 def test_a_model_without_a_template_is_told_what_it_can_do_instead(model_folder):
     with pytest.raises(ConfigError, match=r"no chat template.*touchstone complete.*touchstone generate"):
-        find_voice(str(model_folder), {}, environment={})
+        find_voice(str(model_folder), {}, opening=Opening(), environment={})
     with pytest.raises(ConfigError, match="--name"):
-        find_voice(str(model_folder), {}, name="x", environment={})
+        find_voice(str(model_folder), {}, name="x", opening=Opening(), environment={})
 
 
 # --- a model behind an address
@@ -307,7 +307,7 @@ def test_a_server_is_asked_as_its_api_wants_and_its_stream_is_read(server, shown
     lines = [": a comment", "event: x", event(""), event("Hel"), event("lo \u4e2d", "length"), usage(9, 2), "data: [DONE]", event("no")]
     server.replies = [(200, lines)]
     sampling = {"max_new_tokens": 5, "min_new_tokens": 1, "seed": 3, "stop": ("x",), "logit_bias": {4: -1.0}, "top_p": None}
-    voice = find_voice(server.address + "/v1/", sampling, environment={"TOUCHSTONE_API_KEY": "k1,k2"})
+    voice = find_voice(server.address + "/v1/", sampling, opening=Opening(), environment={"TOUCHSTONE_API_KEY": "k1,k2"})
     told = ask_once(voice, "hi", shown[0])
     assert told["answer"] == "Hello \u4e2d"
     assert (told["model"], told["finish_reason"], told["n_prompt_tokens"], told["n_tokens"], told["seed"]) == ("m", "length", 9, 2, 3)
@@ -384,7 +384,7 @@ def test_settings_that_do_not_belong_together_are_refused(server):
     with pytest.raises(ConfigError, match="--device"):
         find_voice(server.address, {}, opening=Opening(device="cpu"), environment={})
     with pytest.raises(ConfigError, match="no key has"):
-        find_voice(server.address, {}, environment={"TOUCHSTONE_API_KEY": "a\nb"})
+        find_voice(server.address, {}, opening=Opening(), environment={"TOUCHSTONE_API_KEY": "a\nb"})
 
 
 def test_talking_to_a_server_needs_no_torch():

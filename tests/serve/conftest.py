@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from running import Server, write_chat_model, write_id_model, write_reading_model
+from running import Server, write_chat_model, write_id_model, write_reading_model, write_tools_model
 
 import touchstone
 
@@ -51,6 +51,14 @@ def reading_folder(tmp_path_factory):
 def reader(reading_folder):
     """A classifier that gives vectors too."""
     running = Server(reading_folder).wait()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def tools_server(tmp_path_factory):
+    """A decoder whose template has a place for tools."""
+    running = Server(write_tools_model(tmp_path_factory.mktemp("models") / "tiny-tools")).wait()
     yield running
     running.close()
 

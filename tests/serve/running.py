@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import torch
 
@@ -18,6 +19,9 @@ from touchstone.models.checkpoint import save_model
 from touchstone.models.quantized import numeric_scheme
 from touchstone.models.weights import weights_hash
 from touchstone.text.tokenizer import Tokenizer
+
+sys.path.append(str(Path(__file__).parents[1] / "prompt"))
+from tool_templates import HERMES, a_tokenizer
 
 SPECIALS = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
@@ -77,6 +81,14 @@ def write_reading_model(folder):
         date="2026-11-26",
     )
     save_model(folder, net, tokenizer=tokenizer, card=Card(labels=labels, pooling=pooling, calibration=(record,)))
+    return folder
+
+
+def write_tools_model(folder):
+    """A decoder with a chat template that has a place for tools."""
+    tokenizer = a_tokenizer()
+    net = build(decoder_spec(vocab_size=tokenizer.vocab_size, d_model=16, n_layers=1, n_heads=2, max_seq_len=2048), seed=1)
+    save_model(folder, net, tokenizer=tokenizer, card=Card(chat_template=HERMES))
     return folder
 
 

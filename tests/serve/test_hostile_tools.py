@@ -1,19 +1,10 @@
 """Tools and calls of them as an enemy writes them: each is the client's error or an answer, never the server's, and the engine lives on."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from attacks import LEAK, asked
-from running import Server, figures
-
-from touchstone.models import build, decoder_spec
-from touchstone.models.card import Card
-from touchstone.models.checkpoint import save_model
-
-sys.path.append(str(Path(__file__).parents[1] / "prompt"))
-from tool_templates import HERMES, a_tokenizer
+from running import figures
 
 pytestmark = pytest.mark.slow
 
@@ -22,15 +13,9 @@ USER = {"role": "user", "content": "What is it like in Oslo?"}
 CHOICES = ("auto", "required", {"type": "function", "function": {"name": "f"}})
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny-tools"
-    tokenizer = a_tokenizer()
-    net = build(decoder_spec(vocab_size=tokenizer.vocab_size, d_model=16, n_layers=1, n_heads=2, max_seq_len=2048), seed=1)
-    save_model(folder, net, tokenizer=tokenizer, card=Card(chat_template=HERMES))
-    running = Server(folder).wait()
-    yield running
-    running.close()
+@pytest.fixture
+def served(tools_server):
+    return tools_server
 
 
 def answered(served, **fields):

@@ -265,3 +265,17 @@ def test_what_is_no_http_is_told_so_in_the_form_of_all_errors(server, data):
     assert answer.status == 400
     answer.error()
     assert figures(server)["touchstone:engine_up",] == 1
+
+
+@pytest.mark.slow
+def test_headers_that_are_too_large_are_refused_in_one_piece_as_in_many(server):
+    for n_bytes, status in ((12 << 10, 200), (20 << 10, 431), (60 << 10, 431)):
+        assert server.ask("GET", "/health", headers={"x-padding": "a" * n_bytes})[0] == status
+    assert server.ask("GET", "/health?" + "a" * (20 << 10))[0] == 431
+
+
+@pytest.mark.slow
+def test_a_conversation_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(server):
+    status, told = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 900_000}]})
+    assert status == 400
+    assert "900000 characters" in told["error"]["message"]

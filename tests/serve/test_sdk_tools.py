@@ -1,37 +1,21 @@
 """Tools through OpenAI's library: forced calls fit their schemas, streamed or whole; conversations with results; clear refusals."""
 
 import json
-import sys
-from pathlib import Path
 
 import jsonschema
 import openai
 import pytest
 from running import sdk
-
-from touchstone.models import build, decoder_spec
-from touchstone.models.card import Card
-from touchstone.models.checkpoint import save_model
-
-sys.path.append(str(Path(__file__).parents[1] / "prompt"))
-from tool_templates import CLOCK, HERMES, WEATHER, a_tokenizer
+from tool_templates import CLOCK, WEATHER
 
 pytestmark = pytest.mark.slow
 
 ASK = [{"role": "user", "content": "What is it like in Oslo?"}]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    from running import Server
-
-    folder = tmp_path_factory.mktemp("models") / "tiny-tools"
-    tokenizer = a_tokenizer()
-    net = build(decoder_spec(vocab_size=tokenizer.vocab_size, d_model=16, n_layers=1, n_heads=2, max_seq_len=2048), seed=1)
-    save_model(folder, net, tokenizer=tokenizer, card=Card(chat_template=HERMES))
-    running = Server(folder).wait()
-    yield running
-    running.close()
+@pytest.fixture
+def served(tools_server):
+    return tools_server
 
 
 @pytest.fixture

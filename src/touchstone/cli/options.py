@@ -1,10 +1,13 @@
 """Options that several verbs share, declared once. Nothing heavy is imported here: `--help` reads this file."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from touchstone.errors import ConfigError, DataError
 
 __all__ = [
     "AsJson",
@@ -13,13 +16,27 @@ __all__ = [
     "Draft",
     "DryRun",
     "Dtype",
+    "FrequencyPenalty",
     "Invariant",
     "Lang",
     "LangOption",
+    "LogitBias",
+    "MaxNewTokens",
+    "MinNewTokens",
+    "MinP",
     "ModelFolder",
+    "PresencePenalty",
+    "RepetitionPenalty",
+    "Seed",
+    "Stop",
+    "Temperature",
     "TextField",
+    "TopK",
+    "TopP",
     "Weights",
     "WeightsName",
+    "biases",
+    "text_or_stdin",
 ]
 
 
@@ -57,3 +74,44 @@ Draft = Annotated[
     str | None,
     typer.Option("--draft", metavar="MODEL", help="prompt-lookup, or a smaller model of the same tokens: guesses ahead, changes no token."),
 ]
+
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", help="At most so many new tokens.")]
+MinNewTokens = Annotated[int | None, typer.Option("--min-new-tokens", metavar="N", help="At least so many.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token; 1 is plain.")]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest; 0 = off.")]
+TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest that hold P together; 1 = off.")]
+MinP = Annotated[
+    float | None, typer.Option("--min-p", metavar="P", help="Draw from those at least P times as likely as the likeliest; 0 = off.")
+]
+RepetitionPenalty = Annotated[float | None, typer.Option("--repetition-penalty", metavar="R", help="CTRL's; 1 = off.")]
+PresencePenalty = Annotated[float | None, typer.Option("--presence-penalty", metavar="R", help="OpenAI's; 0 = off.")]
+FrequencyPenalty = Annotated[float | None, typer.Option("--frequency-penalty", metavar="R", help="OpenAI's; 0 = off.")]
+LogitBias = Annotated[
+    list[str] | None, typer.Option("--logit-bias", metavar="ID=BIAS", help="Add BIAS to the logit of token ID; repeatable.")
+]
+Stop = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; repeatable.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The same seed gives the same text; drawn if not given.")]
+
+
+def biases(entries: list[str] | None) -> dict[int, float] | None:
+    """`ID=BIAS` entries as a mapping; None where there are none."""
+    found: dict[int, float] = {}
+    for entry in entries or ():
+        token_id, _, bias = entry.partition("=")
+        try:
+            found[int(token_id)] = float(bias)
+        except ValueError:
+            raise ConfigError(f"`--logit-bias {entry}`: write ID=BIAS with a token's number, such as 42=-5.") from None
+    return found or None
+
+
+def text_or_stdin(argument: str | None) -> str:
+    """The argument, or all of stdin for `-` and for none."""
+    if argument is not None and argument != "-":
+        return argument
+    if sys.stdin.isatty():
+        typer.echo("Reading from the terminal; end with Ctrl-D.", err=True)
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"stdin: byte {error.start} is no UTF-8; give text in UTF-8.") from None

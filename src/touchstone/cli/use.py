@@ -1,6 +1,5 @@
 """Verbs that use a model: `evaluate`, `generate`, `complete`."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +7,33 @@ from typing import Annotated, Any
 import typer
 
 from touchstone.cli import slips
-from touchstone.cli.options import AsJson, DataPaths, Device, Draft, Dtype, Invariant, Lang, LangOption, ModelFolder, TextField, Weights
+from touchstone.cli.options import (
+    AsJson,
+    DataPaths,
+    Device,
+    Draft,
+    Dtype,
+    FrequencyPenalty,
+    Invariant,
+    Lang,
+    LangOption,
+    LogitBias,
+    MaxNewTokens,
+    MinNewTokens,
+    MinP,
+    ModelFolder,
+    PresencePenalty,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TextField,
+    TopK,
+    TopP,
+    Weights,
+    biases,
+    text_or_stdin,
+)
 from touchstone.errors import ConfigError
 
 __all__ = ["BadRows", "complete", "evaluate", "generate"]
@@ -113,27 +138,19 @@ def evaluate(
 def generate(
     model: ModelFolder,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more texts to continue; - reads one from stdin.")],
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", help="At most so many new tokens.")] = None,
-    min_new_tokens: Annotated[int | None, typer.Option("--min-new-tokens", metavar="N", help="At least so many.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token; 1 is plain.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest; 0 = off.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest that hold P together; 1 = off.")
-    ] = None,
-    min_p: Annotated[
-        float | None, typer.Option("--min-p", metavar="P", help="Draw from those at least P times as likely as the likeliest; 0 = off.")
-    ] = None,
-    repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", metavar="R", help="CTRL's; 1 = off.")] = None,
-    presence_penalty: Annotated[float | None, typer.Option("--presence-penalty", metavar="R", help="OpenAI's; 0 = off.")] = None,
-    frequency_penalty: Annotated[float | None, typer.Option("--frequency-penalty", metavar="R", help="OpenAI's; 0 = off.")] = None,
-    logit_bias: Annotated[
-        list[str] | None, typer.Option("--logit-bias", metavar="ID=BIAS", help="Add BIAS to the logit of token ID; repeatable.")
-    ] = None,
-    stop: Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; repeatable.")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    min_new_tokens: MinNewTokens = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
+    logit_bias: LogitBias = None,
+    stop: Stop = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end token.")] = False,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed gives the same text; drawn if not given.")] = None,
+    seed: Seed = None,
     n: Annotated[int | None, typer.Option("--n", metavar="N", help="Completions of each prompt.")] = None,
     top_logprobs: Annotated[
         int | None, typer.Option("--top-logprobs", metavar="N", help="With --json: the N likeliest at each step.")
@@ -168,7 +185,7 @@ def generate(
 
     terminal = open_terminal(lang.value, as_json)
     from touchstone.flows.opening import Opening
-    from touchstone.flows.writing import Form, biases, write
+    from touchstone.flows.writing import Form, write
 
     sampling = {
         "max_new_tokens": max_new_tokens,
@@ -180,7 +197,7 @@ def generate(
         "repetition_penalty": repetition_penalty,
         "presence_penalty": presence_penalty,
         "frequency_penalty": frequency_penalty,
-        "logit_bias": biases(logit_bias or ()),
+        "logit_bias": biases(logit_bias),
         "stop": tuple(stop) if stop else None,
         "ignore_eos": ignore_eos or None,
         "seed": seed,
@@ -189,7 +206,7 @@ def generate(
         "num_beams": num_beams,
     }
     form = Form(_content(json_schema), regex, _content(grammar), tuple(choice or ()))
-    texts = [_text(prompt) for prompt in prompts]
+    texts = [text_or_stdin(prompt) for prompt in prompts]
     opening = Opening(device, dtype, weights.value if weights else None, invariant, draft)
     written = write(model, texts, sampling, terminal, stream=stream, form=None if form == Form() else form, opening=opening)
     return finish(terminal, written)
@@ -221,19 +238,10 @@ def complete(
     from touchstone.flows.opening import Opening
     from touchstone.flows.writing import offer
 
-    given = _text("-" if text is None else text)
+    given = text_or_stdin(text)
     opening = Opening(device, dtype, weights.value if weights else None)
     offered = offer(model, given, terminal, n_alternatives=alternatives, max_new_tokens=max_new_tokens, n_lines=lines, opening=opening)
     return finish(terminal, offered)
-
-
-def _text(argument: str) -> str:
-    """The argument, or all of stdin for `-`."""
-    if argument != "-":
-        return argument
-    if sys.stdin.isatty():
-        typer.echo("Reading from the terminal; end with Ctrl-D.", err=True)
-    return sys.stdin.buffer.read().decode("utf-8", "strict")
 
 
 def _content(path: Path | None) -> str | None:

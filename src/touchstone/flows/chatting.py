@@ -28,8 +28,8 @@ def find_voice(
     model: str,
     sampling: Mapping[str, Any],
     *,
+    opening: Opening,
     name: str | None = None,
-    opening: Opening = Opening(),  # noqa: B008 - frozen
     environment: Mapping[str, str],
 ) -> Voice:
     """Who answers: `http://host:port`, or a folder. Fields of `sampling` that are None are left to the model.

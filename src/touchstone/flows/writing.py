@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,7 @@ from touchstone.infer.stop import CompletionText
 from touchstone.prompt.constrain import Constrainer
 from touchstone.report.terminal import Terminal
 
-__all__ = ["Alternative", "Form", "alternatives", "biases", "offer", "write"]
-
-
-def biases(entries: Iterable[str]) -> dict[int, float] | None:
-    """`ID=BIAS` entries as a mapping; None where there are none."""
-    found: dict[int, float] = {}
-    for entry in entries:
-        token_id, _, bias = entry.partition("=")
-        try:
-            found[int(token_id)] = float(bias)
-        except ValueError:
-            raise ConfigError(f"`--logit-bias {entry}`: write ID=BIAS with a token's number, such as 42=-5.") from None
-    return found or None
+__all__ = ["Alternative", "Form", "alternatives", "offer", "write"]
 
 
 @dataclass(frozen=True)

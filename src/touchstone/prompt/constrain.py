@@ -25,6 +25,7 @@ from touchstone.infer.request import Request, RuleFactory
 from touchstone.prompt.formats import rewritten
 from touchstone.prompt.schema import check_schema, place_of
 from touchstone.prompt.trial import Trial
+from touchstone.prompt.trial_worker import longest_first
 from touchstone.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -199,16 +200,7 @@ class _Vocabulary:
         token_ids, data = self._encode(text), text.encode("utf-8")
         if b"".join(self.tokens[id] for id in token_ids) == data:
             return token_ids
-        found: list[int] = []
-        place = 0
-        while place < len(data):
-            ends = range(min(len(data), place + self._longest), place, -1)
-            end = next((end for end in ends if data[place:end] in self._by_bytes), None)
-            if end is None:  # no token spells this byte: llguidance checks what it gets against the text
-                return found
-            found.append(self._by_bytes[data[place:end]])
-            place = end
-        return found
+        return longest_first(data, self._by_bytes, self._longest)  # llguidance checks what it gets against the text
 
 
 def _marked(token_id: int) -> bytes:

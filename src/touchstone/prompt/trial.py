@@ -5,14 +5,14 @@ A grammar of a few kilobytes can keep the compiler busy for hours, or end its pr
 """
 
 import json
-import os
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from touchstone.apart import end_process, start_script
 
 __all__ = ["TOO_COSTLY", "Trial"]
 
@@ -40,12 +40,12 @@ class Trial:
         """Why a grammar cannot be used, as the compiler says it; None if it can."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
-                self._process = _started()
-                weakref.finalize(self, _end, self._process)
+                self._process = start_script(Path(__file__).with_name("trial_worker.py"))
+                weakref.finalize(self, end_process, self._process)
                 self._exchange(self._process, self._told)
             answer = self._exchange(self._process, json.dumps(grammar).encode())
             if not answer:
-                _end(self._process)
+                end_process(self._process)
                 return TOO_COSTLY
         problem: str | None = json.loads(answer)
         return problem
@@ -64,22 +64,3 @@ class Trial:
             return b""
         finally:
             timer.cancel()
-
-
-def _started() -> subprocess.Popen[bytes]:
-    script = Path(__file__).with_name("trial_worker.py")
-    environment = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-    return subprocess.Popen(
-        [sys.executable, "-I", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        try:
-            if stream is not None:
-                stream.close()
-        except OSError:  # what it still held could not be written any more
-            continue

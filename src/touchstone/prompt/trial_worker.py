@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import llguidance
@@ -32,18 +33,22 @@ class Vocabulary:
         self._longest = max(map(len, self._by_bytes), default=1)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """The longest tokens first; which ones matters not to whether a grammar can be compiled."""
-        data = text.encode("utf-8") if isinstance(text, str) else text
-        found: list[int] = []
-        place = 0
-        while place < len(data):
-            ends = range(min(len(data), place + self._longest), place, -1)
-            end = next((end for end in ends if data[place:end] in self._by_bytes), None)
-            if end is None:
-                return found
-            found.append(self._by_bytes[data[place:end]])
-            place = end
-        return found
+        """Which tokens spell a text matters not to whether a grammar can be compiled."""
+        return longest_first(text.encode("utf-8") if isinstance(text, str) else text, self._by_bytes, self._longest)
+
+
+def longest_first(data: bytes, by_bytes: Mapping[bytes, int], longest: int) -> list[int]:
+    """Tokens that spell the bytes, the longest one first at each place; up to the first byte that none spells."""
+    found: list[int] = []
+    place = 0
+    while place < len(data):
+        ends = range(min(len(data), place + longest), place, -1)
+        end = next((end for end in ends if data[place:end] in by_bytes), None)
+        if end is None:
+            break
+        found.append(by_bytes[data[place:end]])
+        place = end
+    return found
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ A route reads its request, asks the engine process, and never blocks: whatever t
 
 import base64
 import struct
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from touchstone.serve.api_error import ApiError
 from touchstone.serve.chat_request import ChatRequest
 from touchstone.serve.gauges import CONTENT_TYPE
 from touchstone.serve.limits import Visit
-from touchstone.serve.openapi import describe
+from touchstone.serve.openapi import DescribedApi
 from touchstone.serve.protocol import (
     ClassifyRequest,
     CompletionRequest,
@@ -51,18 +52,6 @@ A = TypeVar("A", bound=Any)
 
 def build_app(service: Service) -> FastAPI:
     """The application; `limits.Guard` must stand before it: it reads the bodies and lets nobody else in."""
-    app = FastAPI(title="Touchstone", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
-    app.state.service = service
-    app.add_exception_handler(ApiError, lambda request, error: refusal(error))
-    app.add_exception_handler(HTTPException, _http_error)  # type: ignore[arg-type]
-    app.add_exception_handler(Exception, lambda request, error: refusal(ApiError(500, "The server failed on this request; others go on.")))
-    for path in _PAGE:
-        app.add_api_route(path, _page, methods=["GET", "HEAD"], include_in_schema=False)
-    app.add_api_route("/health", health, methods=["GET"])
-    app.add_api_route("/metrics", metrics, methods=["GET"])
-    for prefix in ("/v1", ""):
-        app.add_api_route(f"{prefix}/models", models, methods=["GET"], include_in_schema=bool(prefix))
-    app.add_api_route("/v1/models/{name:path}", one_model, methods=["GET"])
     posts: dict[str, tuple[Any, type[BaseModel]]] = {
         "/v1/completions": (completions, CompletionRequest),
         "/v1/chat/completions": (chat_completions, ChatRequest),
@@ -72,9 +61,20 @@ def build_app(service: Service) -> FastAPI:
         "/tokenize": (tokenize, TokenizeRequest),
         "/detokenize": (detokenize, DetokenizeRequest),
     }
+    app = DescribedApi({path: kind for path, (_, kind) in posts.items()})
+    app.state.service = service
+    app.add_exception_handler(ApiError, _refused)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _refused)
+    for path in _PAGE:
+        app.add_api_route(path, _page, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/health", health, methods=["GET"])
+    app.add_api_route("/metrics", metrics, methods=["GET"])
+    for prefix in ("/v1", ""):
+        app.add_api_route(f"{prefix}/models", models, methods=["GET"], include_in_schema=bool(prefix))
+    app.add_api_route("/v1/models/{name:path}", one_model, methods=["GET"])
     for path, (route, _) in posts.items():
         app.add_api_route(path, route, methods=["POST"])
-    describe(app, {path: kind for path, (_, kind) in posts.items()})
     return app
 
 
@@ -139,18 +139,12 @@ async def embeddings(request: Request) -> Response:
     asked = _asked(service, request, EmbeddingRequest)
     service.check_can("encode")
 
-    async def work() -> dict[str, Any]:
-        received = await service.read({"do": "embed", "texts": asked.input})
-        vectors = [vector for message in received for vector in message.get("vectors", ())]
-        n_tokens = sum(message.get("n_tokens", 0) for message in received)
-        entries = [
-            {"object": "embedding", "index": index, "embedding": _base64(vector) if asked.encoding_format == "base64" else vector}
-            for index, vector in enumerate(vectors)
-        ]
-        usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
-        return {"object": "list", "data": entries, "model": service.name, "usage": usage}
+    def told(received: list[dict[str, Any]]) -> dict[str, Any]:
+        vectors = [_base64(vector) if asked.encoding_format == "base64" else vector for vector in _all(received, "vectors")]
+        entries = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+        return {"object": "list", "data": entries, "model": service.name, "usage": _usage(received)}
 
-    return Reply(work, service.limits.request_s, service.admit("embeddings"))
+    return _read(service, "embeddings", {"do": "embed", "texts": asked.input}, told)
 
 
 async def score(request: Request) -> Response:
@@ -158,16 +152,13 @@ async def score(request: Request) -> Response:
     service = _service(request)
     asked = _asked(service, request, ScoreRequest)
     service.check_can("loglikelihood")
-    message = {"do": "score", "context": asked.context, "continuations": asked.continuations, "closed": asked.closed, "task": asked.task}
 
-    async def work() -> dict[str, Any]:
-        received = await service.read(message)
-        scores = [entry for message in received for entry in message.get("scores", ())]
-        told = [{"index": index, **entry} for index, entry in enumerate(scores)]
+    def told(received: list[dict[str, Any]]) -> dict[str, Any]:
+        entries = [{"index": index, **entry} for index, entry in enumerate(_all(received, "scores"))]
         facts: dict[str, Any] = next((message["facts"] for message in received if "facts" in message), {})
-        return {"object": "list", "data": told, "model": service.name, **facts}
+        return {"object": "list", "data": entries, "model": service.name, **facts}
 
-    return Reply(work, service.limits.request_s, service.admit("score"))
+    return _read(service, "score", {"do": "score", **asked.model_dump(exclude={"model"})}, told)
 
 
 async def classify(request: Request) -> Response:
@@ -176,14 +167,11 @@ async def classify(request: Request) -> Response:
     asked = _asked(service, request, ClassifyRequest)
     service.check_can("classify")
 
-    async def work() -> dict[str, Any]:
-        received = await service.read({"do": "classify", "texts": asked.input})
-        answers = [answer for message in received for answer in message.get("answers", ())]
-        n_tokens = sum(message.get("n_tokens", 0) for message in received)
-        told = [{"index": index, **answer} for index, answer in enumerate(answers)]
-        return {"object": "list", "data": told, "model": service.name, "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens}}
+    def told(received: list[dict[str, Any]]) -> dict[str, Any]:
+        entries = [{"index": index, **answer} for index, answer in enumerate(_all(received, "answers"))]
+        return {"object": "list", "data": entries, "model": service.name, "usage": _usage(received)}
 
-    return Reply(work, service.limits.request_s, service.admit("classify"))
+    return _read(service, "classify", {"do": "classify", "texts": asked.input}, told)
 
 
 async def tokenize(request: Request) -> Response:
@@ -191,15 +179,13 @@ async def tokenize(request: Request) -> Response:
     service = _service(request)
     asked = _asked(service, request, TokenizeRequest)
 
-    async def work() -> dict[str, Any]:
-        received = await service.read(
-            {"do": "tokenize", "text": asked.text, "add_special": asked.adds_special, "with_pieces": asked.with_pieces}
-        )
+    def told(received: list[dict[str, Any]]) -> dict[str, Any]:
         ids, pieces = received[0]["ids"], received[0]["pieces"]
         tokens = ids if pieces is None else [{"id": piece["id"], "piece": piece["token"]} for piece in pieces]
         return {"tokens": tokens, "count": len(ids), "max_model_len": service.supervisor.facts.get("max_seq_len")}
 
-    return Reply(work, service.limits.request_s, service.admit("tokenize"))
+    message = {"do": "tokenize", "text": asked.text, "add_special": asked.adds_special, "with_pieces": asked.with_pieces}
+    return _read(service, "tokenize", message, told)
 
 
 async def detokenize(request: Request) -> Response:
@@ -207,11 +193,29 @@ async def detokenize(request: Request) -> Response:
     service = _service(request)
     asked = _asked(service, request, DetokenizeRequest)
 
-    async def work() -> dict[str, Any]:
-        text = (await service.read({"do": "detokenize", "ids": asked.tokens}))[0]["text"]
-        return {"content": text, "prompt": text}
+    def told(received: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"content": received[0]["text"], "prompt": received[0]["text"]}
 
-    return Reply(work, service.limits.request_s, service.admit("detokenize"))
+    return _read(service, "detokenize", {"do": "detokenize", "ids": asked.tokens}, told)
+
+
+def _read(service: Service, endpoint: str, message: dict[str, Any], told: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Response:
+    """The answer to what the engine only reads; told: puts all that it sent for the client."""
+
+    async def make() -> dict[str, Any]:
+        return told(await service.read(message))
+
+    return Reply(make, service.limits.request_s, service.admit(endpoint))
+
+
+def _all(received: list[dict[str, Any]], name: str) -> list[Any]:
+    """The entries of this name in all messages, in order."""
+    return [entry for message in received for entry in message.get(name, ())]
+
+
+def _usage(received: list[dict[str, Any]]) -> dict[str, int]:
+    n_tokens = sum(message.get("n_tokens", 0) for message in received)
+    return {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
 
 
 def _generation(asked: Generating, visit: Visit) -> dict[str, Any]:
@@ -265,7 +269,12 @@ async def _page(request: Request) -> Response:
     return Response(data, media_type=kind, headers=headers)
 
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
+    """Any error in OpenAI's form; of one that nobody foresaw no word of what is inside."""
+    if isinstance(error, ApiError):
+        return refusal(error)
+    if not isinstance(error, HTTPException):
+        return refusal(ApiError(500, "The server failed on this request; others go on."))
     told = {404: "There is nothing at this path.", 405: "This path does not take that method."}.get(error.status_code, "It cannot be done.")
     kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    return refusal(ApiError(error.status_code, told, code=kind, headers=dict(error.headers or {})))
+    return refusal(ApiError(error.status_code, told, code=kind, headers=error.headers))

@@ -145,7 +145,14 @@ class Driver:
         except Exception as error:  # the texts of the step are out of the batch; the others go on
             problem = error
         for job_id, writing in list(self._writing.items()):
-            self._hand_out(job_id, writing)
+            try:
+                self._hand_out(job_id, writing)
+            except ConnectionError:  # the other process has gone
+                raise
+            except Exception as error:  # this one's text cannot be told; the others go on
+                self._drop(job_id)
+                self._fail(job_id, error)
+                continue
             if writing.ticket.n_open:
                 continue
             del self._writing[job_id]
@@ -176,6 +183,10 @@ class Driver:
         job = self._reading[0]  # it stays in the queue meanwhile, so that the figures count it
         try:
             message = next(job.pieces, _END)
+            if message is not None and message is not _END:
+                self._send(message)
+        except ConnectionError:  # the other process has gone
+            raise
         except Exception as error:
             self._reading.popleft()
             _close(job)
@@ -188,8 +199,6 @@ class Driver:
             else:
                 self._send({"id": job.id, "end": True})
             return
-        if message is not None:
-            self._send(message)
         self._reading.rotate(-1)
 
     def _fail(self, job_id: int, error: Exception) -> None:

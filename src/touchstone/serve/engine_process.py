@@ -78,9 +78,13 @@ def _listen(channel: Channel, driver: Any, jobs: Any) -> None:
                 driver.cancel(message["job"])
             else:
                 preparing[message["id"]] = False
-                pool = plain if message.get("constraint") is None else constrained
+                pool = constrained if _has_grammar(message) else plain
                 pool.submit(_prepare, message, channel, driver, jobs, preparing)
     driver.stop()
+
+
+def _has_grammar(message: dict[str, Any]) -> bool:
+    return message.get("constraint") is not None or message.get("tool_choice", {}).get("mode") in ("named", "required")
 
 
 def _prepare(message: dict[str, Any], channel: Channel, driver: Any, jobs: Any, preparing: dict[int, bool]) -> None:

@@ -116,7 +116,10 @@ class Jobs:
 
     def _prompts(self, message: dict[str, Any]) -> list[Prompt | tuple[int, ...]]:
         if message.get("messages") is not None:
-            return [self._need_chat().prompt([_message(each) for each in message["messages"]], self._tools(message))]
+            chat = self._need_chat()
+            messages = [_message(each) for each in message["messages"]]
+            self._of_bearable_length("".join(each.content for each in messages))
+            return [chat.prompt(messages, self._tools(message))]
         prompts: list[Prompt] = message["prompts"]
         tokenizer = self._model.tokenizer
         if tokenizer is None or self._reads_sources:

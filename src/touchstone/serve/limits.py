@@ -14,6 +14,7 @@ import re
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ _BRACKET = re.compile(rb"[\[\]{}]")
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """max_body_bytes, max_depth: of a request's JSON. header_s: for its headers to arrive.
+    """max_body_bytes, max_depth: of a request's JSON. max_header_bytes: of its path and headers. header_s: for those to arrive.
 
     body_s: for its body to arrive, and for a client to take some of what it is sent.
     max_requests: that are worked on at once, those that wait included; more are told to come again. request_s: for one answer.
@@ -143,10 +144,13 @@ class Guard:
 
     def _check(self, scope: Scope, visit: Visit) -> None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
+        raw = scope.get("raw_path") or b""
+        if len(raw) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers) > self._limits.max_header_bytes:
+            told = f"The path and headers are larger than {self._limits.max_header_bytes} bytes."
+            raise ApiError(431, told, code="headers_too_large")
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._hosts.allow(hosts[0]):
             raise ApiError(400, "This server does not answer for that host name; `--allow-host` adds one.", code="unknown_host")
-        raw = scope.get("raw_path") or b""
         is_open = raw in _OPEN_PATHS and scope["path"].encode() == raw
         if self._keys:
             given = [value for name, value in headers if name == b"authorization"]
@@ -243,8 +247,7 @@ def _finite(digits: str) -> float:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
         raise _Unreadable(f"the key `{printable(twice, 60)}` is there twice")
     return found
 

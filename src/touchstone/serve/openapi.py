@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from touchstone.serve.protocol import NO_EFFECT
 
-__all__ = ["describe"]
+__all__ = ["DescribedApi"]
 
 _ERROR = {
     "type": "object",
@@ -44,46 +44,49 @@ _OF_POSTS = {
 }
 
 
-def describe(app: FastAPI, posts: Mapping[str, type[BaseModel]]) -> None:
-    """Let the application describe its routes. posts: what the body of each path's POST is."""
-    made: dict[str, Any] = {}
+class DescribedApi(FastAPI):
+    """An application whose `/openapi.json` says what the bodies may hold. bodies: what the body of each path's POST is."""
 
-    def openapi() -> dict[str, Any]:
-        if not made:
-            made.update(_described(FastAPI.openapi(app), posts))
-        return made
+    def __init__(self, bodies: Mapping[str, type[BaseModel]]) -> None:
+        super().__init__(title="Touchstone", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
+        self._bodies = dict(bodies)
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    def openapi(self) -> dict[str, Any]:
+        """The document; made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = _completed(super().openapi(), self._bodies)
+        return self.openapi_schema
 
 
-def _described(document: dict[str, Any], posts: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
-    kinds = list(dict.fromkeys(posts.values()))
+def _completed(document: dict[str, Any], bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    kinds = list(dict.fromkeys(bodies.values()))
     references, definitions = models_json_schema([(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}")
     schemas = dict(definitions["$defs"])
+    idle = {name: {"description": f"No effect: {why}."} for name, why in NO_EFFECT.items()}
     for kind in kinds:
-        properties = schemas[kind.__name__]["properties"]
-        schemas[kind.__name__] = {
-            **schemas[kind.__name__],
-            "properties": properties | {name: {"description": f"No effect: {why}."} for name, why in NO_EFFECT.items()},
-        }
-    document["components"] = {
-        "schemas": {**schemas, "Error": _ERROR},
-        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-    }
+        schema = schemas[kind.__name__]
+        schemas[kind.__name__] = {**schema, "properties": schema["properties"] | idle}
+    security = {"key": {"type": "http", "scheme": "bearer"}}
+    document["components"] = {"schemas": {**schemas, "Error": _ERROR}, "securitySchemes": security}
     document["security"] = [{"key": []}, {}]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            told = _OF_ALL | (_OF_POSTS if method == "post" else {"503": "No engine now."} if path == "/health" else {})
-            error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-            responses = {status: {"description": about, "content": error} for status, about in told.items()}
-            if path == "/health":
-                responses["503"] = {"description": "No engine now.", "content": {"application/json": {"schema": {"type": "object"}}}}
-            operation["responses"] = {"200": operation["responses"]["200"], **responses}
+            operation["responses"] = _responses(path, method, operation["responses"]["200"])
             if method == "post":
-                schema = references[(posts[path], "validation")]
+                schema = references[(bodies[path], "validation")]
                 operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-                if "completions" in path:
-                    operation["responses"]["200"]["content"]["text/event-stream"] = {}
-            if path == "/metrics":
-                operation["responses"]["200"]["content"] = {"text/plain": {}}
     return document
+
+
+def _responses(path: str, method: str, good: dict[str, Any]) -> dict[str, Any]:
+    """What a path may answer, by status. good: FastAPI's own 200."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    told = _OF_ALL | (_OF_POSTS if method == "post" else {})
+    responses = {"200": good} | {status: {"description": about, "content": content} for status, about in told.items()}
+    if path == "/health":
+        responses["503"] = {"description": "No engine now.", "content": {"application/json": {"schema": {"type": "object"}}}}
+    if path == "/metrics":
+        responses["200"]["content"] = {"text/plain": {}}
+    if path.endswith("/completions"):
+        responses["200"]["content"]["text/event-stream"] = {}
+    return responses

@@ -83,20 +83,20 @@ class Service:
 
     async def read(self, message: dict[str, Any]) -> list[dict[str, Any]]:
         """All that the engine sends for a request that reads."""
-        exchange = await self.supervisor.open(message)
+        exchange = self.supervisor.open(message)
         try:
             return [received async for received in exchange]
         finally:
-            await exchange.close()
+            exchange.close()
 
     async def _received(self, message: dict[str, Any], answer: Answer, visit: Visit) -> AsyncIterator[dict[str, Any]]:
         """The engine's messages, with the time that they took noted."""
-        exchange = await self.supervisor.open(message)
+        exchange = self.supervisor.open(message)
         try:
             async for received in self._timed(exchange):
                 yield received
         finally:
-            await exchange.close()
+            exchange.close()
             self.gauges.wrote(answer.finish_reasons, answer.prompt_tokens, answer.completion_tokens)
             visit.notes |= {"prompt_tokens": answer.prompt_tokens, "new_tokens": answer.completion_tokens}
 

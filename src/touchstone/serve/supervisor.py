@@ -56,9 +56,9 @@ class Exchange:
             if message.get("end"):
                 return
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """The answer is not wanted any more, if it is not complete: the engine stops working on it."""
-        await self._supervisor.drop(self.id)
+        self._supervisor.drop(self.id)
 
 
 class Supervisor:
@@ -89,7 +89,7 @@ class Supervisor:
         finally:
             self.state = "ended"
 
-    async def open(self, message: dict[str, Any]) -> Exchange:
+    def open(self, message: dict[str, Any]) -> Exchange:
         """Send a request; ApiError (503) while there is no engine."""
         if self.state != "ready" or self._writer is None:
             raise self._unavailable()
@@ -104,15 +104,15 @@ class Supervisor:
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """A request that has one answer."""
-        exchange = await self.open(message)
+        exchange = self.open(message)
         try:
             async for answer in exchange:
                 return answer
         finally:
-            await exchange.close()
+            exchange.close()
         raise self._unavailable()
 
-    async def drop(self, job_id: int) -> None:
+    def drop(self, job_id: int) -> None:
         """Forget an exchange; the engine is told if it had not finished it."""
         if self._exchanges.pop(job_id, None) is not None and self._writer is not None:
             with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ Source: OpenAI API reference (completions, chat).
 import codecs
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ class _Choice:
             self.confidence = event.get("confidence")
 
 
-class Answer:
+class Answer(ABC):
     """One answer in the making.
 
     n: choices of each prompt. n_top: how many of the likeliest tokens are told at each step; None = no probabilities at all.
@@ -109,13 +110,13 @@ class Answer:
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head(self.piece_kind), "choices": choices}
 
+    @abstractmethod
     def _piece(self, choice: _Choice, event: Mapping[str, Any]) -> dict[str, Any] | None:
         """A choice's part of a chunk; None where there is nothing to tell."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _told(self, choice: _Choice) -> dict[str, Any]:
         """A choice of the whole answer."""
-        raise NotImplementedError
 
 
 class CompletionAnswer(Answer):

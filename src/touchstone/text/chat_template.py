@@ -8,7 +8,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from touchstone.apart import end_process, start_script
 from touchstone.errors import ConfigError, printable
 
 __all__ = ["RenderLimits", "Template"]
@@ -103,24 +103,12 @@ class Template:
 
     def _end(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except OSError:  # what it still held could not be written any more
-                    continue
+        if process is not None:
+            end_process(process)
 
 
-def _started() -> subprocess.Popen[bytes]:
-    script = Path(__file__).with_name("template_worker.py")
-    environment = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
-    process = subprocess.Popen(
-        [sys.executable, "-I", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
+def _started() -> "subprocess.Popen[bytes]":
+    process = start_script(Path(__file__).with_name("template_worker.py"))
     assert process.stdout is not None
     _read(process.stdout.fileno(), 1, time.monotonic() + _START_S)  # it says when it is there: that time is not the template's
     return process
