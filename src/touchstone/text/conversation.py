@@ -5,6 +5,7 @@ private use, another one in each call. So what the rendered text has of special 
 the characters come back in what lies between, which is encoded as plain text. That holds for any role, and for a token that is spelled
 in pieces over several messages. Where a template ends a text of its own within a special token's name ("<|" + role + "|>"), a message
 could finish it: there every character that occurs in such a name is replaced.
+Of tools, the keys that templates look up by name (`parameters`) stay as they are, and the values never do.
 A template may look for tags in a message (`</think>`): those that it holds itself stay readable, as they are no special tokens.
 """
 
@@ -22,23 +23,7 @@ from touchstone.text.tokenizer import Tokenizer
 __all__ = ["ROLES", "ChatFormat", "ChatTokens"]
 
 ROLES = ("system", "user", "assistant", "tool")
-_OPENAI_WORDS = ("type", "function", "name", "description", "parameters", "arguments", "id")
-_JSON_WORDS = (
-    "properties",
-    "required",
-    "items",
-    "enum",
-    "default",
-    "anyOf",
-    "object",
-    "string",
-    "number",
-    "integer",
-    "boolean",
-    "array",
-    "null",
-)
-_SCHEMA_WORDS = frozenset(_OPENAI_WORDS + _JSON_WORDS)
+_KEYS = frozenset(("type", "function", "name", "description", "parameters", "arguments", "id", "properties", "required", "items", "enum"))
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))  # the private use areas of Unicode
 
 
@@ -229,7 +214,7 @@ class _Disguise:
 
         worn = [_told(message, masked) for message in messages]
         back = {ord(mask): char for char, mask in mask_of.items()}
-        return _Worn(worn, [_changed(tool, masked) for tool in tools], back, (masks[-2], masks[-1]))
+        return _Worn(worn, [_changed(tool, masked) | {"type": "function"} for tool in tools], back, (masks[-2], masks[-1]))
 
     def _masked(self, text: str, mask_of: Mapping[str, str]) -> str:
         return "".join(
@@ -251,11 +236,11 @@ def _told(message: Message, change: Callable[[str], str]) -> dict[str, Any]:
 
 
 def _changed(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with every text in it changed, keys included, but for the words that templates look for."""
+    """A JSON value with every text in it changed, keys included, but for those that templates look up by name."""
     if isinstance(value, str):
-        return value if value in _SCHEMA_WORDS else change(value)
+        return change(value)
     if isinstance(value, Mapping):
-        return {key if key in _SCHEMA_WORDS else change(key): _changed(part, change) for key, part in value.items()}
+        return {key if key in _KEYS else change(key): _changed(part, change) for key, part in value.items()}
     return [_changed(part, change) for part in value] if isinstance(value, list | tuple) else value
 
 
