@@ -1,9 +1,11 @@
 """What all tests share: shape checks while testing, seeds, the test data, and the ways a save can be cut short."""
 
 import errno
+import io
 import os
 import random
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,6 +52,23 @@ def chromium():
     if found is None:
         pytest.skip("needs Chromium (Debian, Ubuntu: apt-get install chromium): no page was looked at")
     return found
+
+
+@pytest.fixture(scope="session")
+def look(chromium, tmp_path_factory):
+    """A picture of an address in a window of some size, and what the browser's console said."""
+
+    from PIL import Image
+
+    def take(address, width, height, *options):
+        folder = tmp_path_factory.mktemp("look")
+        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}"]
+        command += ["--enable-logging=stderr", "--v=0", f"--window-size={width},{height}", f"--screenshot={folder / 'a.png'}"]
+        done = subprocess.run([*command, *options, address], capture_output=True, text=True, timeout=120, check=True)
+        picture = Image.open(io.BytesIO((folder / "a.png").read_bytes())).convert("RGB")
+        return picture, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+
+    return take
 
 
 @pytest.fixture

@@ -1,11 +1,6 @@
 """The report of an assay in a real browser: on a phone nothing is cut off or spills over, and its policy blocks nothing of its own."""
 
-import io
-import shutil
-import subprocess
-
 import pytest
-from PIL import Image
 
 from touchstone.flows.assay_report import write_page
 from touchstone.flows.assay_verdict import judge
@@ -14,14 +9,6 @@ from touchstone.report.words import words
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 GROUND = {"light": (0xFD, 0xFD, 0xFB), "dark": (0x14, 0x16, 0x19)}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("needs Chromium (Debian, Ubuntu: apt-get install chromium): no page was looked at")
-    return found
 
 
 def interval(value, half=0.1, n=40):
@@ -54,21 +41,6 @@ def a_document():
     parts = dict.fromkeys(("identity", "answers", "prompts", "speed", "contamination"))
     parts |= {"language": {**language, "missing_compressors": {"zstd": ""}}, "classes": classes}
     return {"model": f"runs/{long}", "parts": parts, "left_out": {"speed": "no_reading"}, "failed": {}}
-
-
-@pytest.fixture(scope="module")
-def look(chromium, tmp_path_factory):
-    """A picture of an address in a window of some size, and what the browser's console said."""
-
-    def take(address, width, height, *options):
-        folder = tmp_path_factory.mktemp("look")
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}"]
-        command += ["--enable-logging=stderr", "--v=0", f"--window-size={width},{height}", f"--screenshot={folder / 'a.png'}"]
-        done = subprocess.run([*command, *options, address], capture_output=True, text=True, timeout=120, check=True)
-        picture = Image.open(io.BytesIO((folder / "a.png").read_bytes())).convert("RGB")
-        return picture, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-
-    return take
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])

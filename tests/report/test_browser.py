@@ -1,11 +1,8 @@
 """The report page in a real browser: its own policy blocks nothing of it, and it turns dark and narrow as it should."""
 
-import io
-import subprocess
 from datetime import UTC, datetime
 
 import pytest
-from PIL import Image
 
 from touchstone.report import plot
 from touchstone.report.page import Page
@@ -26,28 +23,6 @@ def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     made.write(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def look(chromium, tmp_path_factory):
-    """A picture of an address in a window of some size, and what the browser's console said."""
-
-    def take(address, width, height, *options):
-        folder = tmp_path_factory.mktemp("look")
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}"]
-        command += [
-            "--enable-logging=stderr",
-            "--v=0",
-            f"--window-size={width},{height}",
-            f"--screenshot={folder / 'a.png'}",
-            *options,
-            address,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        picture = Image.open(io.BytesIO((folder / "a.png").read_bytes())).convert("RGB")
-        return picture, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-
-    return take
 
 
 def test_the_policy_of_the_page_blocks_nothing_of_its_own_and_everything_else(page, look, tmp_path):
