@@ -8,15 +8,8 @@ import torch
 
 from touchstone.errors import ConfigError, DataError, NoTokenizer
 from touchstone.flows.opening import Opening
-from touchstone.flows.writing import Form, alternatives, biases, offer, write
+from touchstone.flows.writing import Form, alternatives, offer, write
 from touchstone.infer import load
-
-
-def test_biases_are_read_and_a_malformed_one_is_named():
-    assert biases(["3=-1.5", "7=2"]) == {3: -1.5, 7: 2.0}
-    assert biases([]) is None
-    with pytest.raises(ConfigError, match="--logit-bias x=1"):
-        biases(["x=1"])
 
 
 def test_the_same_seed_writes_the_same_text_and_the_document_holds_every_token(model_folder, shown):
