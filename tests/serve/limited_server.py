@@ -7,18 +7,17 @@ import sys
 from touchstone.serve.keys import read_keys
 from touchstone.serve.limits import ServeLimits
 from touchstone.serve.listen import ServeSettings, serve
+from touchstone.serve.logs import LOG, log
 from touchstone.serve.supervisor import EngineSettings
 
 
 def announce(event, address):
-    sys.stderr.write(json.dumps({"event": event, "address": address}) + "\n")
-    sys.stderr.flush()
+    log(event=event, address=address)
 
 
 if __name__ == "__main__":
-    handler = logging.StreamHandler(sys.stderr)
-    logging.getLogger("touchstone.serve.access").addHandler(handler)
-    logging.getLogger("touchstone.serve.access").setLevel(logging.INFO)
+    LOG.addHandler(logging.StreamHandler(sys.stderr))
+    LOG.setLevel(logging.INFO)
     folder, limits = sys.argv[1:]
     serve(
         EngineSettings(folder), ServeSettings("tiny-chat", port=0, keys=read_keys(None), limits=ServeLimits(**json.loads(limits))), announce

@@ -217,8 +217,7 @@ class Server:
     def _read(self):
         for line in self.process.stderr:
             self.log.append(line)
-            if line.startswith('{"event"'):
-                told = json.loads(line)
-                self.address = told["address"]
-                if told["event"] == "ready":
-                    self._ready.set()
+            told = json.loads(line) if line.startswith("{") else {}
+            self.address = told.get("address", self.address)
+            if told.get("event") == "ready":
+                self._ready.set()

@@ -76,6 +76,24 @@ def test_health_is_503_from_the_death_on_until_the_model_is_open_again(started, 
     assert server.end() == 0
 
 
+def test_an_engine_that_hangs_is_killed_and_started_again(started, id_folder):
+    """Stopped in the middle of its work: it lives, its socket is open, and nothing comes."""
+    server = started(id_folder, "--step-seconds", "1").wait()
+    engine = server.engine_pid()
+    with streams(server, ENDLESS, n=2) as running:
+        os.kill(engine, signal.SIGSTOP)
+        for stream in running:
+            assert "started again" in rest_of(stream)[-1]["error"]["message"]
+    eventually(lambda: is_healthy(server))
+    assert answered(server)
+    assert server.engine_pid() != engine
+    events = [json.loads(line) for line in server.log if '"event": "engine_' in line]
+    assert [(event["event"], event.get("exit_code", event.get("seconds"))) for event in events] == [
+        ("engine_hung", 1.0),
+        ("engine_ended", -signal.SIGKILL),
+    ]
+
+
 def test_when_the_server_is_killed_its_processes_end_too(started, chat_folder):
     server = started(chat_folder).wait()
     assert asked(server.port, "/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}).status == 200

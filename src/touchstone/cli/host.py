@@ -36,6 +36,10 @@ def serve(
     request_seconds: Annotated[
         float, typer.Option("--request-seconds", metavar="S", min=0.1, help="The longest time for one answer.")
     ] = 600.0,
+    step_seconds: Annotated[
+        float,
+        typer.Option("--step-seconds", metavar="S", min=1.0, help="An engine that needs longer for one step hangs, and is started again."),
+    ] = 300.0,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", metavar="S", min=0.0, help="What runs may take so long to finish after SIGTERM or Ctrl-C.")
     ] = 30.0,
@@ -72,6 +76,7 @@ def serve(
         max_requests=max_requests,
         max_body_bytes=max_body_kib << 10,
         request_s=request_seconds,
+        step_s=step_seconds,
         drain_s=drain_seconds,
     )
     opening = Opening(device, dtype, weights.value if weights else None, invariant, draft)

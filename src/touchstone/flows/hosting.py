@@ -1,6 +1,5 @@
 """The verb `serve`: a model behind an address, until it is told to end. No torch is imported here: the engine process holds the model."""
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ class Publishing:
     max_requests: int = 256
     max_body_bytes: int = 1 << 20
     request_s: float = 600.0
+    step_s: float = 300.0
     drain_s: float = 30.0
 
 
@@ -41,6 +41,7 @@ def publish(
         from touchstone.serve.keys import read_keys
         from touchstone.serve.limits import ServeLimits
         from touchstone.serve.listen import ServeSettings, serve
+        from touchstone.serve.logs import LOG, log
         from touchstone.serve.supervisor import EngineSettings
     except ModuleNotFoundError as error:
         raise MissingPackage(f'`serve` needs {error.name}: pip install "touchstone-lm[serve]".') from None
@@ -48,18 +49,22 @@ def publish(
     if not name.isprintable() or not 0 < len(name) <= 200:
         raise ConfigError("`--name` must have from 1 to 200 printable characters.")
     limits = ServeLimits(
-        max_body_bytes=asked.max_body_bytes, max_requests=asked.max_requests, request_s=asked.request_s, drain_s=asked.drain_s
+        max_body_bytes=asked.max_body_bytes,
+        max_requests=asked.max_requests,
+        request_s=asked.request_s,
+        step_s=asked.step_s,
+        drain_s=asked.drain_s,
     )
     settings = ServeSettings(name, asked.host, asked.port, read_keys(asked.key_file, environment), asked.hosts, limits)
     engine = EngineSettings(str(folder), opening.device, opening.dtype, opening.weights, opening.invariant, opening.draft)
-    access = _log_to_stderr()
+    _log_to_stderr(LOG)
 
     def announce(event: str, address: str) -> None:
         if event == "listening":
             terminal.say(terminal.words("serve.opening", model=folder))
         else:
             terminal.say(terminal.words("serve.ready", name=name, address=address), style="good")
-        access.info(json.dumps({"event": event, "address": address}))
+        log(event=event, address=address)
 
     serve(engine, settings, announce)
     terminal.say(terminal.words("serve.ended"))
@@ -72,15 +77,13 @@ def _name_of(folder: Path) -> str:
     return (resolved.parent.name if resolved.name == "model" else resolved.name) or "model"
 
 
-def _log_to_stderr() -> logging.Logger:
-    """The access log, one line of JSON a request, and what goes wrong inside."""
+def _log_to_stderr(log: logging.Logger) -> None:
+    """The log, one line of JSON a request and one an event of the engine, and what goes wrong inside."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    access = logging.getLogger("touchstone.serve.access")
-    access.addHandler(handler)
-    access.setLevel(logging.INFO)
-    access.propagate = False
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
     inside = logging.getLogger("uvicorn.error")
     inside.addHandler(handler)
     inside.setLevel(logging.ERROR)
-    return access

@@ -15,7 +15,7 @@ from touchstone.errors import TouchstoneError
 from touchstone.infer import Engine, Request, TokenEvent
 from touchstone.infer.batching import Ticket
 
-__all__ = ["Driver", "Generation", "Reading", "failure_of"]
+__all__ = ["Beat", "Driver", "Generation", "Reading", "failure_of"]
 
 Send = Callable[[dict[str, Any]], None]
 Report = Callable[[str], None]
@@ -43,6 +43,13 @@ class Reading:
     then: Generation | None = None
 
 
+@dataclass(frozen=True)
+class Beat:
+    """A question whether steps are still made, answered between two of them."""
+
+    id: int
+
+
 @dataclass
 class _Writing:
     """n_left: choices whose last event was not sent yet."""
@@ -63,12 +70,12 @@ class Driver:
         self._engine = engine
         self._send = send
         self._report = report
-        self._inbox: queue.SimpleQueue[Generation | Reading | int | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Generation | Reading | Beat | int | None] = queue.SimpleQueue()
         self._writing: dict[int, _Writing] = {}
         self._reading: deque[Reading] = deque()
         self.n_steps = 0
 
-    def add(self, job: Generation | Reading) -> None:
+    def add(self, job: Generation | Reading | Beat) -> None:
         """From any thread."""
         self._inbox.put(job)
 
@@ -110,6 +117,8 @@ class Driver:
                 return False
             if isinstance(job, int):
                 self._drop(job)
+            elif isinstance(job, Beat):
+                self._send({"id": job.id, "end": True})
             elif isinstance(job, Reading):
                 self._reading.append(job)
             else:

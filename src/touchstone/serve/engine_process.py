@@ -66,12 +66,16 @@ def _loaded(settings: dict[str, Any]) -> Any:
 
 def _listen(channel: Channel, driver: Any, jobs: Any) -> None:
     """Take messages in until the other end is closed."""
+    from touchstone.serve.driver import Beat
+
     preparing: dict[int, bool] = {}  # by job: whether it was cancelled meanwhile
     plain, constrained = ThreadPoolExecutor(_PREPARING_THREADS), ThreadPoolExecutor(1)
     with contextlib.suppress(OSError):  # the other end has gone while it was told something
         while (message := channel.receive()) is not None:
             if message["do"] == "stats":
                 channel.send({"id": message["id"], "facts": driver.facts(), "end": True})
+            elif message["do"] == "beat":
+                driver.add(Beat(message["id"]))
             elif message["do"] == "cancel":
                 if message["job"] in preparing:
                     preparing[message["job"]] = True

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-import logging
 import math
 import re
 import socket
@@ -22,14 +21,13 @@ from typing import Any
 from touchstone.errors import printable
 from touchstone.serve.api_error import ApiError
 from touchstone.serve.keys import Keys
+from touchstone.serve.logs import log
 
 __all__ = ["Guard", "Hosts", "ServeLimits", "Visit", "read_json_body"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-ACCESS_LOG = logging.getLogger("touchstone.serve.access")
 
 _OPEN_PATHS = (b"/health", b"/", b"/words.js", b"/tokens.js", b"/page.js", b"/page.css")
 _LINGER_S = 5.0  # for a refused body to come in, so that its sender reads why
@@ -45,6 +43,7 @@ class ServeLimits:
 
     body_s: for its body to arrive, and for a client to take some of what it is sent.
     max_requests: that are worked on at once, those that wait included; more are told to come again. request_s: for one answer.
+    step_s: for one step of the engine; one that takes longer hangs, and the engine is killed and started again.
     drain_s: for what runs to be finished when the server is told to end.
     """
 
@@ -56,6 +55,7 @@ class ServeLimits:
     header_s: float = 10.0
     body_s: float = 30.0
     request_s: float = 600.0
+    step_s: float = 300.0
     drain_s: float = 30.0
 
 
@@ -192,20 +192,17 @@ class Guard:
         return ApiError(413, f"The body is larger than {self._limits.max_body_bytes} bytes.", code="body_too_large")
 
     def _log(self, scope: Scope, visit: Visit, status: int, seconds: float) -> None:
-        """One line of JSON, ASCII alone, so that nothing a client sends can begin another line or steer a terminal."""
         client = scope.get("client") or ("", 0)
         path = (scope.get("raw_path") or b"").decode("ascii", "backslashreplace")
-        entry = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "request": visit.id,
-            "client": client[0],
-            "method": printable(scope["method"], 20),
-            "path": printable(path, 200),
-            "status": status,
-            "seconds": round(seconds, 4),
+        log(
+            request=visit.id,
+            client=client[0],
+            method=printable(scope["method"], 20),
+            path=printable(path, 200),
+            status=status,
+            seconds=round(seconds, 4),
             **visit.notes,
-        }
-        ACCESS_LOG.info(json.dumps(entry, ensure_ascii=True))
+        )
 
 
 def read_json_body(data: bytes, max_depth: int) -> Any:

@@ -58,7 +58,7 @@ def serve(engine: EngineSettings, settings: ServeSettings, announce: Callable[[s
 async def _run(
     engine: EngineSettings, settings: ServeSettings, listener: socket.socket, address: str, announce: Callable[[str, str], None]
 ) -> None:
-    supervisor = Supervisor(engine)
+    supervisor = Supervisor(engine, settings.limits.step_s)
     service = Service(supervisor, settings.limits, settings.name)
     guard = Guard(build_app(service), settings.limits, settings.keys, Hosts([settings.host, *settings.hosts]))
     server = _Server(_config(guard, settings.limits), service)

@@ -1,5 +1,6 @@
 """Keeps the engine process alive: starts it, joins requests to its answers, and starts it again when it dies.
 
+One that is alive and does nothing any more is asked for a sign of life in vain, and killed.
 What was in flight when it died is told so at once. A model that cannot be opened the first time ends the server; later, after a death,
 it is tried again with growing pauses.
 """
@@ -17,12 +18,14 @@ from typing import Any, Literal
 from touchstone.errors import ConfigError, ModelFolderError
 from touchstone.serve.api_error import ApiError
 from touchstone.serve.frames import packed, read_frame
+from touchstone.serve.logs import log
 
 __all__ = ["EngineSettings", "Exchange", "Supervisor"]
 
 _STABLE_S = 60.0  # an engine that lived so long is started again at once
 _LONGEST_PAUSE_S = 30.0
 _END_S = 5.0  # for an engine to end by itself once its socket is closed
+_BEAT_S = 5.0  # between two questions for a sign of life
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,11 @@ class Exchange:
 
 
 class Supervisor:
-    """The engine process of one model. state: what `/health` says."""
+    """The engine process of one model. state: what `/health` says. step_s: one that needs longer than that for a step is killed."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, step_s: float) -> None:
         self._settings = settings
+        self._step_s = step_s
         self.state: Literal["loading", "ready", "dead", "ended"] = "loading"
         self.facts: dict[str, Any] = {}
         self.n_starts = 0
@@ -132,19 +136,33 @@ class Supervisor:
         theirs.close()
         self.pid = process.pid
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        problem = None
+        watching = asyncio.create_task(self._watch(process))
         try:
             self._writer.write(packed(asdict(self._settings)))
-            problem = await self._serve(reader)
-            return problem
+            return await self._serve(reader)
         finally:
+            watching.cancel()
             self.is_up.clear()
-            if self.state != "ended":
-                self.state = "dead"
+            self.state = "dead"
             self._fail_all()
             self._writer.close()
             self._writer = None
             await _ended(process)
+            log(event="engine_ended", exit_code=process.returncode)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Ask for a sign of life between two steps again and again; kill a process that gives none."""
+        await self.is_up.wait()
+        with contextlib.suppress(ApiError):  # it ended by itself
+            while True:
+                try:
+                    async with asyncio.timeout(self._step_s):
+                        await self.ask({"do": "beat"})
+                except TimeoutError:
+                    log(event="engine_hung", seconds=self._step_s)
+                    process.kill()
+                    return
+                await asyncio.sleep(_BEAT_S)
 
     async def _serve(self, reader: asyncio.StreamReader) -> str | None:
         while (message := await read_frame(reader)) is not None:
