@@ -109,6 +109,7 @@ def test_three_formats_say_the_same(tmp_path, name):
     assert config.load(Run, file(tmp_path, name, b"\xef\xbb\xbf" + SAME[name].encode())) == expected  # a byte-order mark
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -180,6 +181,7 @@ def test_overrides_reach_into_groups_and_lists_and_the_last_one_wins():
     assert data == {"optim": {"kind": "muon"}, "layers": [{"width": 4}, {"width": 6}], "none": None}  # untouched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -244,6 +246,7 @@ def test_what_is_written_as_yaml_reads_back_equal(tmp_path, name):
     assert config.load(Run, file(tmp_path, "a.yaml", config.to_yaml(run))) == run
 
 
+@pytest.mark.slow
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**30), 10**30))
 @settings(max_examples=150)
 def test_any_value_written_as_yaml_reads_back_equal(name, rate, n_steps):

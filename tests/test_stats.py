@@ -108,6 +108,7 @@ def test_one_unit_has_no_interval_and_equal_units_have_one_of_no_width():
     assert (flat.low, flat.high) == (2.5, 2.5)
 
 
+@pytest.mark.slow
 def test_very_many_units_take_the_jackknife_which_agrees(monkeypatch):
     a, b = skewed(3000, seed=6), 1 + skewed(3000, seed=7)
     boot = stats.bootstrap_ratio(a, b)
@@ -130,6 +131,7 @@ def test_any_statistic_is_resampled_with_its_arrays_together():
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 3000), st.data(), st.sampled_from([0.5, 0.9, 0.95, 0.999]))
 @settings(max_examples=60)
 def test_clopper_pearson_is_scipys(n, data, level):
@@ -165,6 +167,7 @@ def test_flipping_signs_tries_all_patterns_of_few_units():
     assert stats.sign_flip_test([0.1, 0.2, 0.3], [0, 0, 0]) == 2 / 8  # sums that differ in their last bit are equal
 
 
+@pytest.mark.slow
 def test_permutation_p_values_agree_with_scipy():
     a, b = skewed(23, seed=1), skewed(19, seed=2) + 0.35
     independent = scipy.stats.permutation_test(

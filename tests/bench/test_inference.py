@@ -208,6 +208,7 @@ def fakes(monkeypatch, tmp_path):
     return [form for form in ENGINES if form.name in answers or form.name == "llama-cpp f32"]
 
 
+@pytest.mark.slow
 def test_one_run_tells_speeds_ratios_and_who_was_left_out(fakes):
     job = GenerateJob(("gpt2",), (4, 4), (3, 5))
     found = compare_inference({"tiny": TINY["gpt2-124m"]}, {"decode": job}, fakes, rounds=2, terminal=Terminal(quiet=True))
@@ -224,6 +225,7 @@ def test_one_run_tells_speeds_ratios_and_who_was_left_out(fakes):
     }
 
 
+@pytest.mark.slow
 def test_a_cold_start_counts_the_time_of_a_whole_process(fakes):
     job = GenerateJob(("gpt2",), (4,), (1,), counts="s")
     found = compare_inference({"tiny": TINY["gpt2-124m"]}, {"first": job}, fakes[:3], rounds=1, terminal=Terminal(quiet=True))

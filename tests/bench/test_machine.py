@@ -42,6 +42,7 @@ def test_the_fraction_of_the_peak_is_operations_over_time_over_peak():
     assert speed.fraction(flops=300.0, seconds=3.0) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_a_measurement_says_what_it_holds_for():
     speed = measure_machine(dtype=torch.float64, seconds=0.0)
     assert (speed.dtype, speed.device, speed.n_threads) == ("float64", "cpu", torch.get_num_threads())

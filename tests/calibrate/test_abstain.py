@@ -36,11 +36,13 @@ def risk_above(threshold, power=1.0):
 # --- p-values
 
 
+@pytest.mark.slow
 @given(counts, risks)
 def test_the_binomial_p_value_is_the_distribution_function(count, risk):
     assert binomial_p_value(*count, risk) == pytest.approx(stats.binom.cdf(*count, risk), rel=1e-9, abs=1e-300)
 
 
+@pytest.mark.slow
 @given(counts, risks)
 def test_the_binomial_test_and_clopper_pearsons_bound_say_the_same(count, risk):
     bound = clopper_pearson(*count, level=0.9).high  # one-sided at 0.95
@@ -48,6 +50,7 @@ def test_the_binomial_test_and_clopper_pearsons_bound_say_the_same(count, risk):
         assert (binomial_p_value(*count, risk) <= 0.05) == (bound <= risk)
 
 
+@pytest.mark.slow
 @given(counts, risks)
 def test_hoeffding_bentkus_is_its_formula_and_never_sharper_than_the_binomial_test(count, risk):
     k, n = count
@@ -160,6 +163,7 @@ def test_a_rejected_threshold_hands_on_its_strength_and_a_failed_one_nothing():
     np.testing.assert_allclose([each.strength for each in found.tested], [0.025, 0.025, 0.025, 0.075])
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_coverage_holds_for_every_threshold():
     # The largest gap between an empirical and a true share, over all thresholds, is within the band with the level's probability.
     rng = np.random.default_rng(0)
@@ -233,6 +237,7 @@ answers = st.integers(1, 60).flatmap(
 tests = st.sampled_from(["clopper-pearson", "hoeffding-bentkus"])
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(answers, st.sampled_from([0.1, 0.3, 0.5]), tests, st.randoms(use_true_random=False))
 def test_what_is_promised_is_what_apply_answers_in_any_order_of_rows(data, max_risk, test, random):
@@ -248,6 +253,7 @@ def test_what_is_promised_is_what_apply_answers_in_any_order_of_rows(data, max_r
     assert Abstention.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(answers)
 def test_on_one_ladder_a_larger_allowed_risk_never_answers_less(data):

@@ -112,6 +112,7 @@ def test_each_class_is_covered_where_it_was_asked_for(kind):
         assert covered.value == pytest.approx(0.9, abs=0.015)
 
 
+@pytest.mark.slow
 def test_randomised_sets_cover_exactly_and_others_no_less():
     probabilities, labels = drawn(40_000, 3, seed=5)
     chance = np.random.default_rng(1).random(len(labels))
@@ -173,6 +174,7 @@ def test_a_class_with_too_few_rows_is_in_every_set_and_the_others_are_not(kind):
 # --- properties
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(shapes, st.sampled_from([LAC, APS, RAPS]), st.sampled_from([0.1, 0.25, 0.5, 0.9]), st.booleans())
 def test_the_calibration_rows_are_covered_and_a_smaller_alpha_never_shrinks_a_set(shape, kind, alpha, by_class):
@@ -183,6 +185,7 @@ def test_the_calibration_rows_are_covered_and_a_smaller_alpha_never_shrinks_a_se
     assert (sets <= fitted(kind, probabilities, labels, alpha / 2, by_class=by_class).apply(probabilities)).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(shapes, st.sampled_from([LAC, APS, RAPS]))
 def test_a_set_holds_the_likelier_of_two_answers_first_and_equals_together(shape, kind):
@@ -199,6 +202,7 @@ def test_a_set_holds_the_likelier_of_two_answers_first_and_equals_together(shape
             assert np.ptp(unlikely[row == p]) == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(shapes, st.sampled_from([LAC, APS, RAPS]), st.randoms(use_true_random=False))
 def test_no_set_depends_on_the_order_of_rows_or_answers(shape, kind, random):

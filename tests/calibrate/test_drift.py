@@ -53,6 +53,7 @@ def test_with_switching_it_is_the_mean_over_all_paths_of_bets():
     assert found == pytest.approx(expected, rel=1e-14)
 
 
+@pytest.mark.slow
 def test_every_bet_is_fair():
     p = (np.arange(100_000) + 0.5) / 100_000
     for bet in Jumper()._bets:
@@ -82,6 +83,7 @@ def test_ranks_are_uniform_and_independent_while_nothing_changes():
 # --- the alarm
 
 
+@pytest.mark.slow
 def test_there_are_no_more_false_alarms_than_stated():
     """400 streams at a rate of 0.1: more than 57 alarms would come by chance with a probability below 0.003."""
     rate, n_streams = 0.1, 400

@@ -54,6 +54,7 @@ def test_the_temperature_of_the_method_sheet_is_found():
     assert found.nll_before == pytest.approx(GOLDEN["nll"], abs=1e-10)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(items)
 def test_a_temperature_never_worsens_its_fitting_set_nor_changes_an_answer(data):
@@ -66,6 +67,7 @@ def test_a_temperature_never_worsens_its_fitting_set_nor_changes_an_answer(data)
     assert (calibrated[logits == best] >= np.repeat(calibrated.max(axis=1), (logits == best).sum(axis=1))).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(items)
 def test_no_other_temperature_in_the_range_fits_better(data):
@@ -165,6 +167,7 @@ def test_vector_scaling_finds_the_minimum_that_scipy_finds():
     np.testing.assert_allclose([*found.weights, *found.biases], expected.x, atol=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(items)
 def test_vector_scaling_never_worsens_its_fitting_set(data):
@@ -184,6 +187,7 @@ def test_vector_scaling_contains_the_temperature():
 # --- Platt
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(answers)
 def test_platt_meets_the_conditions_of_its_optimum(data):
@@ -196,6 +200,7 @@ def test_platt_meets_the_conditions_of_its_optimum(data):
     assert (gap * scores).sum() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(answers)
 def test_platt_keeps_the_ranking_where_it_rises(data):
@@ -218,6 +223,7 @@ def test_platt_takes_scores_of_any_size():
 # --- histogram binning
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(answers, st.integers(1, 12), st.sampled_from(["equal width", "equal mass"]))
 def test_histogram_binning_leaves_no_error_on_its_fitting_set(data, bins, binning):
@@ -260,6 +266,7 @@ def test_isotonic_is_the_closest_rising_function(data):
     np.testing.assert_allclose(Isotonic.fit(scores, correct).apply(levels), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(answers)
 def test_isotonic_rises_betters_the_brier_score_and_is_its_own_fixed_point(data):

@@ -44,6 +44,7 @@ def test_semantic_entropy_matches_the_method_sheet():
     assert weighted[0] == pytest.approx(RAO["entropy_nats"], abs=1e-10)
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(clusters)
 def test_semantic_entropy_is_the_entropy_of_the_shares_whatever_the_clusters_are_called(ids):
@@ -54,6 +55,7 @@ def test_semantic_entropy_is_the_entropy_of_the_shares_whatever_the_clusters_are
     np.testing.assert_allclose(semantic_entropy(equal, ids), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(clusters, st.integers(0, 1000))
 def test_rao_blackwellised_entropy_is_that_of_the_summed_likelihoods(ids, seed):
@@ -116,6 +118,7 @@ def answers(n, seed):
     return correct, lengths, rng.normal(size=n) * 30 - 100 + 60 * correct
 
 
+@pytest.mark.slow
 def test_the_length_stands_first_and_every_figure_is_that_of_the_order():
     correct, lengths, score = answers(400, 0)
     found = compare_scores({"score": score, "noise": np.zeros(400)}, correct, lengths, resampling=Resampling(n_resamples=200))
@@ -133,6 +136,7 @@ def test_the_length_stands_first_and_every_figure_is_that_of_the_order():
     assert json.loads(json.dumps(found.to_dict()))["rows"][1]["name"] == "score"
 
 
+@pytest.mark.slow
 def test_a_gain_is_measured_against_the_length_and_not_against_chance():
     correct, lengths, score = answers(500, 1)
     found = compare_scores({"score": score, "length again": -3.0 * lengths}, correct, lengths, resampling=Resampling(n_resamples=50))

@@ -14,6 +14,7 @@ from touchstone.errors import ConfigError, SaveFailed, TrainingDiverged
 HEAVY = ("torch", "numpy", "tokenizers", "matplotlib", "safetensors", "yaml", "touchstone.config", "touchstone.flows")
 
 
+@pytest.mark.slow
 def test_help_of_every_verb_imports_nothing_heavy():
     code = (
         "import sys\n"

@@ -31,6 +31,7 @@ def typed(monkeypatch):
     return type_in
 
 
+@pytest.mark.slow
 def test_generate_takes_every_sampling_setting(document, model_folder):
     settings = {
         **{"max-new-tokens": 4, "min-new-tokens": 2, "temperature": 0.9, "top-k": 50, "top-p": 0.95, "min-p": 0.01},
@@ -70,6 +71,7 @@ def test_generate_without_json_shows_prompt_and_text(capsys, model_folder):
     assert "3 tokens" in shown
 
 
+@pytest.mark.slow
 def test_complete_takes_an_argument_or_stdin(document, model_folder, typed):
     code, given = document("complete", model_folder, "some ", "--alternatives", 2)
     assert code == 0
@@ -78,6 +80,7 @@ def test_complete_takes_an_argument_or_stdin(document, model_folder, typed):
     assert len(given["alternatives"]) == 2
 
 
+@pytest.mark.slow
 def test_evaluate_scores_a_text(document, model_folder, tmp_path):
     (tmp_path / "a.txt").write_text("some other words " * 9)
     (tmp_path / "b.txt").write_text("a text of words " * 9)
@@ -92,6 +95,7 @@ def test_inspect_tells_a_model_from_a_text(document, model_folder, tmp_path):
     assert document("inspect", tmp_path)[1]["what"] == "data"
 
 
+@pytest.mark.slow
 def test_convert_takes_every_setting_and_says_how_far_the_folder_was_checked(document, model_folder, tmp_path):
     code, found = document("convert", model_folder, tmp_path / "new", "--dtype", "bfloat16", "--max-shard-size", "10KB")
     assert code == 0
@@ -103,11 +107,13 @@ def test_convert_takes_every_setting_and_says_how_far_the_folder_was_checked(doc
     assert (code, found["error"]["kind"]) == (2, "ConfigError")
 
 
+@pytest.mark.slow
 def test_convert_speaks_chinese(capsys, model_folder, tmp_path):
     assert main(["convert", str(model_folder), str(tmp_path / "new"), "--lang", "zh"]) == 0
     assert "逐位相同" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_llama2_c_file_is_converted_with_its_tokenizer(document, test_data, tmp_path):
     source = test_data / "weights" / "stories260K"
     words = ("convert", source / "stories260K.bin", tmp_path / "new", "--from", "llama2c", "--tokenizer", source / "tok512.bin")

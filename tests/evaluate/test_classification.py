@@ -47,6 +47,7 @@ def test_a_class_that_was_never_found_or_never_there_has_no_undefined_score():
     assert balanced_accuracy(["a", "b"], ["b", "b"], n_resamples=1).value == 0.5
 
 
+@pytest.mark.slow
 @given(pairs=LABELS)
 def test_bounds_and_blindness_to_order_and_names(pairs):
     predicted, expected = zip(*pairs, strict=True)
@@ -64,6 +65,7 @@ def test_bounds_and_blindness_to_order_and_names(pairs):
     assert confusion(predicted, expected).counts.sum() == len(pairs)
 
 
+@pytest.mark.slow
 @given(answer=st.sampled_from("abc"), expected=st.lists(st.sampled_from("abc"), min_size=1, max_size=20))
 def test_one_who_always_says_the_same_is_no_better_than_chance(answer, expected):
     constant = [answer] * len(expected)
@@ -78,6 +80,7 @@ def test_the_commonest_class_is_the_first_of_equals():
         commonest([])
 
 
+@pytest.mark.slow
 def test_intervals_resample_examples_or_their_clusters():
     rng = np.random.default_rng(1)
     expected = rng.integers(0, 3, 400)

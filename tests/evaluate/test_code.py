@@ -19,6 +19,7 @@ def rows(path):
         return [json.loads(line) for line in file]
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 60), data=st.data())
 def test_pass_at_k_is_the_papers_product(n, data):
     """Chen et al. 2021, figure 3: 1 - prod over i from n-c+1 to n of (1 - k/i), and 1 where n - c < k."""
@@ -59,6 +60,7 @@ def test_rows_of_other_kinds_are_refused():
             mbpp_problem(row)
 
 
+@pytest.mark.slow
 def test_samples_are_judged_in_order():
     problem = CodeProblem("double", "def double(x):\n", "assert double(4) == 8\n")
     verdicts = run_samples(problem, ["    return 2 * x", "    return x", "    return x +"], n_at_once=2)
@@ -66,6 +68,7 @@ def test_samples_are_judged_in_order():
     assert mean_pass_at_k([[verdict.status == "passed" for verdict in verdicts]], 1).value == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_a_few_of_the_benchmarks_own_solutions_pass_and_others_fail(test_data):
     row = rows(test_data / "benchmarks/humaneval.jsonl.gz")[0]
     verdicts = run_samples(humaneval_problem(row), [row["canonical_solution"], "    return False\n", ""])

@@ -40,6 +40,7 @@ def test_xz_given_the_training_text_adds_what_its_definition_says():
     assert found.given_bytes == len(given)
 
 
+@pytest.mark.slow
 def test_xz_reads_a_training_text_far_longer_than_its_buffers_once_and_whole():
     # Random bytes as hex do not compress below half, so a copy of the very first of them shows how far back xz looks.
     far = random.Random(6).randbytes(150_000).hex()

@@ -22,6 +22,7 @@ def grams(words, n):
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
+@pytest.mark.slow
 @given(examples=st.lists(WORDS, min_size=1, max_size=4), training=st.lists(WORDS, max_size=4), n=st.integers(1, 5))
 def test_the_shares_are_those_of_sets_of_ngrams(examples, training, n):
     found = training_overlap([" ".join(words) for words in examples], [document(" ".join(words)) for words in training], n=n)
@@ -80,6 +81,7 @@ def test_order_of_examples_and_documents_does_not_matter():
     assert found == turned[::-1]
 
 
+@pytest.mark.slow
 def test_no_two_of_a_hundred_thousand_ngrams_share_a_hash():
     words = [f"w{number}" for number in np.random.default_rng(0).integers(0, 40, 100_000)]
     overlap = TrainingOverlap([" ".join(words)], n=4)

@@ -18,6 +18,7 @@ def columns(pairs):
     return a, b
 
 
+@pytest.mark.slow
 @given(pairs=PAIRS)
 def test_both_are_scipys_ties_included(pairs):
     a, b = columns(pairs)
@@ -26,6 +27,7 @@ def test_both_are_scipys_ties_included(pairs):
     assert ranks(a).tolist() == scipy.stats.rankdata(a).tolist()
 
 
+@pytest.mark.slow
 @given(pairs=PAIRS)
 def test_bounds_symmetry_and_blindness_to_order_and_scale(pairs):
     a, b = columns(pairs)

@@ -51,6 +51,7 @@ def test_bmes_and_iob1_have_the_f1_of_seqevals_strict_schemes():
     assert entity_f1(predicted, expected, scheme="iob1", n_resamples=1).value == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 @given(pairs=st.lists(st.tuples(TAGS, TAGS).map(lambda p: (p[0][: len(p[1])], p[1][: len(p[0])])), min_size=1, max_size=6))
 def test_f1_is_bounded_symmetric_and_that_of_the_labels_module(pairs):
     predicted, expected = zip(*pairs, strict=True)

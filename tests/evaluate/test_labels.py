@@ -24,6 +24,7 @@ def test_accuracy_is_the_share_of_right_answers_with_its_exact_interval():
         accuracy([], [])
 
 
+@pytest.mark.slow
 @given(pairs=LABELS)
 def test_macro_f1_is_the_mean_of_each_classs_f1(pairs):
     predicted, expected = np.array(pairs).T

@@ -13,6 +13,7 @@ def loss(weight, a, b):
     return -np.mean(np.log(weight * np.exp(a) + (1 - weight) * np.exp(b)))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(pairs)
 def test_no_other_weight_of_a_fine_grid_fits_better(data):

@@ -109,6 +109,7 @@ def test_chinese_is_cut_into_characters_for_bleu():
     assert "tok:zh" in found.method
 
 
+@pytest.mark.slow
 def test_the_interval_resamples_examples_by_their_counts():
     counts = np.tile(bleu_counts(TEXTS[:3], REFERENCES[:3]), (20, 1))
     assert counts.shape == (60, len(BLEU_COUNTS))

@@ -37,6 +37,7 @@ def test_the_discount_is_the_binary_logarithm_of_the_rank_and_one():
     assert ndcg("ab", {"a": 1.0, "c": 1.0}) == pytest.approx(1 / (1 + 1 / math.log2(3)))
 
 
+@pytest.mark.slow
 @given(ranked=RANKED, relevant=RELEVANT, k=st.integers(1, 9))
 def test_all_lie_between_0_and_1_and_the_best_ranking_has_1(ranked, relevant, k):
     gains = {name: 1.0 + ord(name) % 3 for name in relevant}

@@ -53,6 +53,7 @@ def run_killed_after(folder, log, n_batches):
     return process.returncode
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_models_answers(model, tmp_path, small_buffer):
     result = run_task(model, make_task(), folder=tmp_path, batch_tokens=200)
     examples = list(make_examples())
@@ -70,12 +71,14 @@ def test_the_figures_are_those_of_the_models_answers(model, tmp_path, small_buff
     assert read_result(tmp_path / "colours") == result
 
 
+@pytest.mark.slow
 def test_no_figure_stands_without_its_error(model):
     result = run_task(model, make_task())
     assert all(figure.standard_error is not None and figure.low < figure.value < figure.high for figure in result.figures)
     assert all(figure.baselines for figure in result.figures)
 
 
+@pytest.mark.slow
 def test_batches_are_bounded_and_the_longest_come_first(model, small_buffer, monkeypatch):
     sizes = []
     real = run_module.answer_requests
@@ -111,6 +114,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result_and_does_nothing_twice
     assert read_result(tmp_path / "cut" / "colours") == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_torn", [1, 40, 700])
 def test_a_torn_end_is_cut_away_and_done_again(model, tmp_path, n_torn):
     whole = run_task(model, make_task(), folder=tmp_path, batch_tokens=150)
@@ -132,12 +136,14 @@ def test_whichever_write_fails_the_run_goes_on_to_the_same_result(model, tmp_pat
     assert n_crashes > 10
 
 
+@pytest.mark.slow
 def test_a_finished_run_asks_the_model_nothing(model, tmp_path, monkeypatch):
     whole = run_task(model, make_task(), folder=tmp_path)
     monkeypatch.setattr(run_module, "answer_requests", lambda *given, **more: pytest.fail("asked again"))
     assert run_task(model, make_task(), folder=tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_damage_before_the_end_is_an_error(model, tmp_path):
     run_task(model, make_task(), folder=tmp_path, batch_tokens=150)
     path = tmp_path / "colours" / "examples.jsonl"
@@ -147,6 +153,7 @@ def test_damage_before_the_end_is_an_error(model, tmp_path):
         run_task(model, make_task(), folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_another_model_or_task_is_refused_with_the_difference(model, tmp_path):
     run_task(model, make_task(), folder=tmp_path)
     with pytest.raises(RunFolderError, match=r"not mixed: weights_sha256: \w+ -> \w+\. Use another folder"):
@@ -159,6 +166,7 @@ def test_another_model_or_task_is_refused_with_the_difference(model, tmp_path):
         run_task(model, make_task(requests=lambda example: [LoglikelihoodRequest("the", " sky")]), folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_larger_limit_keeps_what_a_smaller_one_did(model, tmp_path):
     few = run_task(model, make_task(), folder=tmp_path, limit=7)
     assert (few.n_examples, few.limit) == (7, 7)
@@ -253,6 +261,7 @@ def test_a_figure_that_is_not_defined_says_why(model):
     assert "3 throughout" in result.figures[0].reason
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_pair_by_pair(model, tmp_path):
     run_task(model, make_task(), folder=tmp_path / "a", limit=30)
     run_task(make_model(seed=9), make_task(), folder=tmp_path / "b")
@@ -268,6 +277,7 @@ def test_two_models_are_compared_pair_by_pair(model, tmp_path):
     assert found["accuracy"].p_value == pytest.approx(min(1.0, 2 * tail))
 
 
+@pytest.mark.slow
 def test_results_of_other_prompts_are_not_compared(model, tmp_path):
     run_task(model, make_task(), folder=tmp_path / "a")
     run_task(model, make_task(settings={"shots": 2}), folder=tmp_path / "b")
@@ -275,6 +285,7 @@ def test_results_of_other_prompts_are_not_compared(model, tmp_path):
         compare_results(tmp_path / "a" / "colours", tmp_path / "b" / "colours")
 
 
+@pytest.mark.slow
 def test_the_document_holds_what_the_figures_hang_on(model, tmp_path):
     run_task(model, make_task(), folder=tmp_path)
     document = json.loads((tmp_path / "colours" / "result.json").read_text())

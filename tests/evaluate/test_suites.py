@@ -342,6 +342,7 @@ def test_shots_are_drawn_once_from_the_training_split_and_by_the_seed(written):
         asked(sst2(path, train=train, shots=31))
 
 
+@pytest.mark.slow
 def test_programs_are_run_with_their_tests(jsonl):
     row = {"task_id": "HumanEval/0", "prompt": "def one():\n", "test": "def check(f):\n    assert f() == 1\n", "entry_point": "one"}
     task = humaneval(jsonl(row))
@@ -451,6 +452,7 @@ def test_the_way_of_asking_follows_the_model(model):
     assert SUITES["dialogsum"].way(model) == "prompt"
 
 
+@pytest.mark.slow
 def test_a_classifier_is_judged_by_its_labels(model, written, tmp_path):
     path = written("a fine film\t1\na bad film\t0\nthe sky\t1\nthe blue\t0\n", "d.tsv")
     right = headed(model, ClassifyHead(n_labels=2), ("negative", "positive"))
@@ -468,6 +470,7 @@ def test_a_tagger_runs(model, written):
     assert 0 <= result.figure("tag_accuracy").value <= 1
 
 
+@pytest.mark.slow
 def test_the_probes_run_and_need_no_files(model):
     result = run_task(model, suite_task("probes-zh"), limit=30, policy="cut")
     assert result.n_examples == 30

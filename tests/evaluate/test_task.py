@@ -211,6 +211,7 @@ def test_lower_is_better_where_the_metric_says_so():
     assert (found.verdict, found.test) == ("better", "sign flips")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_figure_minus_itself_is_nothing(kind, monkeypatch):
     monkeypatch.setattr("touchstone.evaluate.figures._RESAMPLES", 40)

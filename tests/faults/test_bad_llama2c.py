@@ -197,6 +197,7 @@ def test_a_tokenizer_of_more_bytes_than_any_has_is_not_read(tmp_path: Path) -> N
     assert "is at most 16777216 bytes" in refused(lambda: read_llama2c_tokenizer(tmp_path / "tok.bin", 9), TokenizerError)
 
 
+@pytest.mark.slow
 @given(data=st.binary(min_size=1, max_size=80))
 def test_any_bytes_behind_a_tokenizer_are_a_token_more_or_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any-tok.bin"

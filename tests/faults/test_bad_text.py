@@ -119,6 +119,7 @@ def test_text_that_only_repeats_itself_cannot_be_split(tmp_path):
     assert "in 1 groups of near-copies, 3 groups are needed" in message
 
 
+@pytest.mark.slow
 def test_a_vocabulary_larger_than_the_data_supports(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text(words(2000))
@@ -161,6 +162,7 @@ def test_a_byte_order_mark_crlf_and_one_long_line_are_normal(tmp_path):
     assert odd.report.n_documents["train"] > 10
 
 
+@pytest.mark.slow
 def test_the_message_is_the_same_kind_of_error_for_every_reader(tmp_path):
     for name, content in [("a.csv", b"text\n\xff"), ("a.md", b"\0"), ("a.html", b"\xff"), ("a.xml", b"<a>"), ("a.parquet", b"x")]:
         (tmp_path / name).write_bytes(content)

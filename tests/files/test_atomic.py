@@ -31,6 +31,7 @@ def test_a_crash_at_any_effect_of_a_write_leaves_the_old_bytes_or_the_new(tmp_pa
     assert seen.count(AFTER) == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_at_any_effect_of_a_write_leaves_a_whole_file(tmp_path, dies_at):
     for k in range(4):
         path = tmp_path / f"{k}.txt"

@@ -117,6 +117,7 @@ def keys_of(line):
     return set(line.split())
 
 
+@pytest.mark.slow
 def test_a_language_model_with_a_run_has_every_part_but_labels(of_run):
     assert of_run["status"] == "ok"
     assert of_run["left_out"] == {"classes": "no_classify"}
@@ -125,6 +126,7 @@ def test_a_language_model_with_a_run_has_every_part_but_labels(of_run):
     ]
 
 
+@pytest.mark.slow
 def test_a_classifier_has_labels_and_names_what_it_cannot_do(of_classifier):
     assert of_classifier["status"] == "ok"
     assert {name for name, data in of_classifier["parts"].items() if data is not None} == {"identity", "classes", "speed"}
@@ -223,6 +225,7 @@ def test_the_page_loads_nothing_from_anywhere(of_run, of_classifier):
         assert "svg" in page.tags
 
 
+@pytest.mark.slow
 def test_a_chinese_page_has_no_english_sentence(of_classifier, of_run, tmp_path):
     for document in (of_classifier, of_run):
         write_page(tmp_path / "page.html", document, judge(document["parts"]), words("zh"))
@@ -255,6 +258,7 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(run_folder, shown):
     assert "it is broken" in shown[1]()
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(run_folder, small_suite, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["assay", str(run_folder), "--out", str(out), "--dry-run", "--json"]) == 0
@@ -275,6 +279,7 @@ def test_rows_with_labels_are_told_from_text(classifier, texts, tmp_path):
     assert find_material(folder, load(folder), [rows], Fields(label="other"), SMALL).labelled == ()
 
 
+@pytest.mark.slow
 def test_a_label_that_the_model_does_not_have_is_named(classifier, tmp_path):
     folder, _ = classifier
     (tmp_path / "rows.jsonl").write_text('{"text": "a film", "label": "fin"}\n')
@@ -290,6 +295,7 @@ def test_domains_have_the_shortest_names_that_differ(tmp_path):
     assert short_names([]) == []
 
 
+@pytest.mark.slow
 def test_parts_of_one_text_cost_a_compressor_what_the_whole_costs(run_folder, tmp_path):
     text = "\n\n".join(f"The {n}th line of a text that says the same again and again." for n in range(200))
     (tmp_path / "one.txt").write_text(text)

@@ -203,6 +203,7 @@ def spoken(voice, *texts, **named):
     return "".join(said), ended
 
 
+@pytest.mark.slow
 def test_a_local_answer_is_what_the_model_generates_from_the_prompt_of_its_template(model, voices):
     voice = voices(model, "m", {"seed": 5, "max_new_tokens": 6, "logit_bias": {2: -100.0}})
     text, ended = spoken(voice, "one")
@@ -387,6 +388,7 @@ def test_settings_that_do_not_belong_together_are_refused(server):
         find_voice(server.address, {}, opening=Opening(), environment={"TOUCHSTONE_API_KEY": "a\nb"})
 
 
+@pytest.mark.slow
 def test_talking_to_a_server_needs_no_torch():
     code = "import sys, touchstone.flows.chatting, touchstone.cli.talk; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

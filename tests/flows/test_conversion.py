@@ -43,6 +43,7 @@ def left_over(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_folder_is_written_again_with_the_same_bits(converted, model_folder, tmp_path):
     document, shown = converted(model_folder)
     assert document["check"]["bit_equal"]
@@ -56,6 +57,7 @@ def test_a_folder_is_written_again_with_the_same_bits(converted, model_folder, t
     json.dumps(document)
 
 
+@pytest.mark.slow
 def test_a_run_folder_and_an_empty_target_are_taken(converted, model_folder, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").symlink_to(model_folder)
@@ -64,6 +66,7 @@ def test_a_run_folder_and_an_empty_target_are_taken(converted, model_folder, tmp
     assert (tmp_path / "new" / "config.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_narrower_type_reports_how_far_the_logits_moved(converted, no_tokenizer, tmp_path, dtype):
     document, shown = converted(no_tokenizer, dtype=dtype)
@@ -83,12 +86,14 @@ def test_a_narrower_type_reports_how_far_the_logits_moved(converted, no_tokenize
     assert f"up to {check['max_difference']:.3g}" in shown
 
 
+@pytest.mark.slow
 def test_a_wider_type_changes_no_logit(converted, no_tokenizer, tmp_path):
     save_model(tmp_path / "half", load_model(no_tokenizer).net, dtype=torch.bfloat16)
     document, _ = converted(tmp_path / "half", dtype="float32")
     assert document["check"]["bit_equal"]
 
 
+@pytest.mark.slow
 def test_weights_are_divided_among_files_of_the_size_asked_for(converted, no_tokenizer, tmp_path):
     converted(no_tokenizer, max_shard_bytes=bytes_of("2KB"))
     sizes = [sum(t.numel() * 4 for t in load_tensors(path).values()) for path in (tmp_path / "new").glob("model-*.safetensors")]
@@ -103,6 +108,7 @@ def test_models_that_transformers_has_no_class_for_say_so(converted, tmp_path):
     assert "Opens in Touchstone only" in shown
 
 
+@pytest.mark.slow
 def test_the_class_that_opens_the_folder_is_named(converted, no_tokenizer):
     document, shown = converted(no_tokenizer)
     assert document["opens_in_transformers_as"] == "LlamaForCausalLM"
@@ -128,6 +134,7 @@ def test_what_stands_at_the_target_is_left_alone(converted, no_tokenizer, tmp_pa
         converted(no_tokenizer)
 
 
+@pytest.mark.slow
 def test_a_folder_that_computes_something_else_is_not_kept(converted, no_tokenizer, tmp_path, monkeypatch):
     def save_another(place, net, **settings):
         return save_model(place, build(net.spec, seed=99))
@@ -286,6 +293,7 @@ def test_real_text_has_the_same_ids_and_likelihood_in_transformers(stories, test
         assert model.rolling([text])[0].logprob == pytest.approx(float(theirs), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_completing_begins_with_s_and_keeps_the_space_of_the_first_word(stories):
     from touchstone.flows.writing import alternatives
 

@@ -24,6 +24,7 @@ def test_a_model_is_shown_with_its_sizes_and_its_tokenizer(model_folder, shown, 
     json.dumps(found)
 
 
+@pytest.mark.slow
 def test_labels_are_shown_by_name_and_how_vectors_are_made(tmp_path, shown):
     sizes = {"vocab_size": 11, "d_model": 12, "n_layers": 1, "n_heads": 3, "max_seq_len": 9}
     save_model(tmp_path / "tagger", build(encoder_spec(**sizes, head=TagHead(n_labels=2))), card=Card(labels=("O", "B-PER")))

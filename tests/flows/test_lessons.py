@@ -194,6 +194,7 @@ def test_a_target_without_an_end_mark_is_refused(files, shown, tmp_path, quick_c
         travel(Journey("transformer-base", data, out=tmp_path / "run", overrides=changes), shown[0])
 
 
+@pytest.mark.slow
 def test_preparing_and_planning_read_the_files_of_the_objective(files, shown, journey, monkeypatch):
     monkeypatch.setattr("touchstone.flows.plan.measure_matmul", lambda *_, **__: 28e9)
     for name in ("classify-bow", "tag-small", "span-small", "transformer-base"):

@@ -9,6 +9,7 @@ from touchstone.models import build, encoder_spec
 from touchstone.models.checkpoint import save_model
 
 
+@pytest.mark.slow
 def test_a_model_is_scored_beside_compressors_with_paired_verdicts(model_folder, texts, shown):
     document = measure_model(model_folder, [texts], shown[0], max_bytes=4000)
     assert document["n_documents"] < 40
@@ -23,6 +24,7 @@ def test_a_model_is_scored_beside_compressors_with_paired_verdicts(model_folder,
     assert "worse" in shown[1]()
 
 
+@pytest.mark.slow
 def test_the_figure_is_that_of_rolling(model_folder, tmp_path, shown):
     path = tmp_path / "one.txt"
     path.write_text("def add_one(left, right): return left\n" * 3)

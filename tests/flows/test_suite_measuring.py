@@ -35,6 +35,7 @@ def document(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_run_and_are_shown_with_error_and_baseline(model_folder, data, shown):
     found = measure_suites(model_folder, ["copa"], shown[0], data=data)
     expected = run_task(load(model_folder), suite_task("copa", data))
@@ -48,6 +49,7 @@ def test_the_figures_are_those_of_the_run_and_are_shown_with_error_and_baseline(
     assert "copa: Which of two sentences is the cause, or the effect. 9 examples in 9 clusters." in text
 
 
+@pytest.mark.slow
 def test_bad_rows_are_shown_with_their_place(model_folder, data, shown):
     measure_suites(model_folder, ["winogrande"], shown[0], data=data / "winogrande.jsonl")
     text = shown[1]()
@@ -57,6 +59,7 @@ def test_bad_rows_are_shown_with_their_place(model_folder, data, shown):
         measure_suites(model_folder, ["winogrande"], shown[0], data=data / "winogrande.jsonl", policy="strict")
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_another_model_is_refused(model_folder, data, shown, tmp_path, tokenizer):
     from touchstone.models import build, decoder_spec
     from touchstone.models.checkpoint import save_model

@@ -105,6 +105,7 @@ def test_completing_nothing_or_without_a_tokenizer_is_refused(model_folder):
         alternatives(model, "a", n=1, max_new_tokens=1)
 
 
+@pytest.mark.slow
 def test_texts_fit_the_form_they_are_held_to(model_folder, shown):
     sampling = {"max_new_tokens": 40, "temperature": 1.0, "seed": 3}
     chosen = write(model_folder, ["is it? ", "or "], sampling, shown[0], form=Form(choices=("yes", "no")))["completions"]
@@ -122,6 +123,7 @@ def test_a_text_is_held_to_one_form(model_folder, shown):
         write(model_folder, ["a"], {}, shown[0], form=Form(regex="a", choices=("b",)))
 
 
+@pytest.mark.slow
 def test_int8_and_guessing_write_too(model_folder, shown):
     settings = {"max_new_tokens": 6, "temperature": 0.0}
     plain = write(model_folder, ["def add"], settings, shown[0])["completions"]

@@ -78,6 +78,7 @@ def test_a_request_that_can_never_fit_is_refused_at_once_with_both_numbers():
     assert len(engine.generate([Request([1] * 50, Sampling(max_new_tokens=10))])) == 1
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_request_do_not_depend_on_what_ran_before():
     asked = Request([5, 6, 7], Sampling(max_new_tokens=6, seed=3, temperature=1.0))
     engine = Engine(sharpened(SPEC), max_cached_tokens=MAX_TOKENS, limits=Limits(max_texts=24))

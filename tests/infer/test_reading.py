@@ -129,6 +129,7 @@ def test_words_have_the_labels_of_transformers(tagger):
             assert word.probability == pytest.approx(float(tokens[word.start]["score"]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_words_are_runs_of_letters_and_single_signs(tagger):
     words = touchstone.load(tagger).tag([TEXTS[1], TEXTS[2]])
     assert [w.text for w in words[0].words] == ["Lee", "sees", "New", "York", ",", "the", "dog", "'", "s", "cats", "in", "Paris", "."]
@@ -176,6 +177,7 @@ def test_the_best_span_has_the_highest_scores_of_transformers(finder):
         assert ours.no_answer == pytest.approx(np.exp(begin[0] + end[0]) / total, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_probabilities_of_spans_are_shares_of_all_spans_and_no_answer(finder):
     model, question, context = touchstone.load(finder), "who ?", "the cat sat"
     answers = model.span([(question, context)], n_best=99)[0]
@@ -217,6 +219,7 @@ def test_vectors_are_pooled_hidden_states_of_transformers(folder_of, mode):
     np.testing.assert_allclose(vectors, torch.nn.functional.normalize(pooled, dim=1).numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_says_what_each_text_says_alone(classifier, tagger):
     model = touchstone.load(classifier)
     together, alone = model.classify(TEXTS), [model.classify([text])[0] for text in TEXTS]
@@ -242,6 +245,7 @@ def test_a_text_longer_than_the_model_reads_is_an_error_or_is_cut_and_counted(cl
     assert model.encode([text], truncate=True).shape == (1, 12)
 
 
+@pytest.mark.slow
 def test_what_a_model_can_follows_from_its_head(classifier, tagger, finder, filler):
     able = {"classify": classifier, "tag": tagger, "span": finder, "fill_mask": filler}
     for ability, folder in able.items():
@@ -278,6 +282,7 @@ def test_one_text_in_place_of_a_list_is_refused(classifier):
         model.classify(("the cat", "sat"))
 
 
+@pytest.mark.slow
 def test_a_regression_on_several_numbers_has_no_single_value(folder_of):
     head = ClassifyHead(n_labels=3, pooling="first", activation="tanh", problem="regression")
     [found] = touchstone.load(folder_of("regress", head)).classify([TEXTS[0]])

@@ -68,6 +68,7 @@ def test_transforms_are_applied_in_hugging_faces_order():
     assert choose(logits, sharp, torch.tensor([0.99], dtype=torch.float64)).tolist() == [1]
 
 
+@pytest.mark.slow
 def test_the_whole_chain_equals_hugging_faces(logits):
     settings = Sampling(temperature=0.8, top_k=20, top_p=0.7, min_p=0.05)
     theirs = logits

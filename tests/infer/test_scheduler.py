@@ -85,6 +85,7 @@ def test_drafts_take_part_only_where_there_is_room():
     assert (text.n_computed, text.drafts) == (6, [])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 12)), min_size=1, max_size=8),

@@ -66,6 +66,7 @@ def test_every_token_is_scored_once_with_enough_left_context(n_tokens, window_an
     assert scored == list(range(n_tokens))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.lists(st.integers(0, V - 1), max_size=30), max_size=4), sizes, st.integers(1, 40))
 def test_rolling_equals_scoring_each_token_by_itself_in_its_window(texts, window_and_stride, max_tokens):
@@ -91,6 +92,7 @@ def test_a_text_within_the_context_equals_one_full_pass(any_net):
     np.testing.assert_allclose(ours, full[np.arange(20), text], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stride_one_gives_every_token_the_longest_context_there_is(net):
     text = TEXTS[0]
     whole = np.concatenate([[2], text])
@@ -110,6 +112,7 @@ def test_a_recurrent_model_carries_its_state_through_texts_of_any_length(cell, s
         np.testing.assert_allclose(result, full[np.arange(len(text)), text], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_without_positions_carries_its_cache(monkeypatch):
     monkeypatch.setattr(logits, "_CARRY_WIDTH", 8)
     net = build(decoder_spec(vocab_size=V, d_model=12, n_layers=2, n_heads=3, max_seq_len=9, positions="none"), seed=2).eval()

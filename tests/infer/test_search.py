@@ -84,6 +84,7 @@ def assert_all_same(pair, eos_ids, n, **settings):
         assert_same([c for c in completions if c.request_index == place], theirs, prompt, eos_ids, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_beams", "eos_ids"), [(2, [5]), (4, [5, 6, 11])])
 def test_a_ragged_batch_finds_what_transformers_finds_prompt_by_prompt(pair, num_beams, eos_ids):
     assert_all_same(pair, eos_ids, n=2, num_beams=num_beams)
@@ -182,6 +183,7 @@ def all_completions(net, prompt, eos, n_new):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 2.0])
 def test_a_wide_search_finds_every_completion_in_the_order_of_its_score(small, length_penalty):
     everything = all_completions(small, [1, 2], 0, 4)
@@ -238,6 +240,7 @@ def test_penalties_change_the_score_and_not_the_log_probabilities(net):
     assert completion.score == pytest.approx(sum(completion.logprobs) + 9.0 * n_biased, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rule_of_the_caller_follows_its_beam(net):
     """A constraint equal to a rule of ours finds the same: it is told, and made to forget, the right tokens."""
     engine = Engine(net, eos_ids=[7])
@@ -310,6 +313,7 @@ def test_a_model_that_gives_no_numbers_ends_with_an_error(net):
         assert "No token has a finite score" in completion.error
 
 
+@pytest.mark.slow
 def test_stop_strings_end_beams_as_end_tokens_do(net, pieces):
     engine = Engine(net, pieces, eos_ids=[0])
     asked = {"num_beams": 4, "n": 4, "max_new_tokens": 8}
@@ -323,6 +327,7 @@ def test_stop_strings_end_beams_as_end_tokens_do(net, pieces):
         assert completion.finish_reason == ("stop" if stop in whole or completion.token_ids[-1] == 0 else "length")
 
 
+@pytest.mark.slow
 def test_a_stream_carries_the_completions_at_the_end_best_first(net, pieces):
     engine = Engine(net, pieces, eos_ids=[0])
     asked = [Request(text, Sampling(num_beams=4, n=3, max_new_tokens=9, top_logprobs=1)) for text in ("a", "abc d")]
@@ -366,6 +371,7 @@ def test_a_search_longer_than_the_context_ends_with_it(net):
     assert (len(completion.token_ids), completion.finish_reason) == (4, "length")
 
 
+@pytest.mark.slow
 def test_beams_are_ranked_unless_a_temperature_asks_for_draws(net):
     engine = Engine(net, eos_ids=[7])
     ranked = {search(engine, [[3, 1]], num_beams=3, seed=seed)[0].token_ids for seed in range(6)}

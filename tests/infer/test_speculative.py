@@ -71,6 +71,7 @@ def test_a_model_that_guesses_for_itself_is_always_right(net):
     assert n_steps == 1 + 4  # the prompt brings the first token, then five a step
 
 
+@pytest.mark.slow
 def test_the_law_of_sampled_tokens_is_the_models(net):
     """Pearson's test of 4,000 second tokens against the model's own distribution; guesses come true now and then."""
     engine = always(DraftModel(sharpened(SMALL, seed=4), V, 2), net)

@@ -19,6 +19,7 @@ V = 13
 token_rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @given(token_rows, st.integers(1, 400), st.integers(1, 40))
 def test_tries_hold_every_row_once_and_never_a_node_too_many(rows, d_model, most):
     arrays = [np.array(row, dtype=np.int64) for row in rows]
@@ -33,6 +34,7 @@ def test_tries_hold_every_row_once_and_never_a_node_too_many(rows, d_model, most
         assert trie.n_tokens == len(beginnings)
 
 
+@pytest.mark.slow
 @given(token_rows)
 def test_a_node_sees_what_is_on_its_way_from_the_root(rows):
     (trie,) = grow_tries([np.array([0, *row]) for row in rows], d_model=10**9, most=10**9)
@@ -66,6 +68,7 @@ SPECS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 def test_scores_over_a_trie_are_those_of_each_pair_alone(name):
     net = build(SPECS[name], seed=1).eval()
@@ -97,6 +100,7 @@ def test_shares_of_answers_add_up_and_do_not_count_longer_ones():
         shares_of([-1.0, -2.0, -1.0], [[1], [2], [1]])
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_a_model_that_must_write_a_legal_answer():
     """By brute force: all texts of three tokens, each counted for the longest legal answer that it begins with."""
     net = build(SPECS["learned positions"], seed=4).eval()

@@ -138,6 +138,7 @@ def test_greedy_targets_equal_the_full_forward_pass_token_for_token(net):
         torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"seed": 3, "n": 2}, {"num_beams": 3, "n": 2}])
 def test_a_batch_gives_what_each_source_gives_alone(net, settings):
     together = generate(net, **settings)
@@ -146,6 +147,7 @@ def test_a_batch_gives_what_each_source_gives_alone(net, settings):
     assert len({completion.token_ids for completion in together}) > 2
 
 
+@pytest.mark.slow
 def test_new_tokens_are_counted_without_the_source_or_the_start():
     net = random_net(OURS["sinusoidal"]())
     for n_source in (1, 14):

@@ -166,6 +166,7 @@ def same_state(folder: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_names_of_2018_are_read_and_written_as_those_of_today(folder: Path, tmp_path: Path) -> None:
     before = tensor_header(folder / "model.safetensors")
     loaded = load_model(folder)
@@ -185,6 +186,7 @@ def test_what_a_pretraining_leaves_beside_the_language_model_is_listed(folder: P
     assert isinstance(loaded.spec.head, MaskedLmHead)
 
 
+@pytest.mark.slow
 def test_a_tied_bias_may_stand_in_the_file_twice(folder: Path) -> None:
     bias = load_tensors(folder / "model.safetensors")["cls.predictions.bias"]
     rewrite(folder, {}, {"cls.predictions.decoder.bias": bias.clone()})
@@ -194,6 +196,7 @@ def test_a_tied_bias_may_stand_in_the_file_twice(folder: Path) -> None:
         load_model(folder)
 
 
+@pytest.mark.slow
 def test_a_folder_that_names_no_class_is_what_its_tensors_say(folder: Path, tmp_path: Path) -> None:
     configure(folder, architectures=...)
     assert isinstance(load_model(folder).spec.head, MaskedLmHead)

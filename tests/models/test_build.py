@@ -45,6 +45,7 @@ def n_built(spec):
     return sum(parameter.numel() for parameter in build(spec, seed=None).parameters())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(DECODERS)
 def test_a_decoder_has_the_parameters_its_spec_counts(sizes):

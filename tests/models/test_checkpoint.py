@@ -220,6 +220,7 @@ def test_what_a_config_said_beside_the_spec_is_written_back(tmp_path: Path) -> N
     assert (third["vocab_size"], third["initializer_range"], third["task_specific_params"]) == (301, 0.1, {"a": 1})
 
 
+@pytest.mark.slow
 def test_a_config_survives_a_stay_in_our_own_type(tmp_path: Path) -> None:
     save_model(tmp_path / "one", small())
     loaded = load_model(tmp_path / "one")

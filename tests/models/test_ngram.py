@@ -258,6 +258,7 @@ def test_an_empty_text_scores_as_no_tokens(model):
     assert model.token_log_probs(np.array([], dtype=np.int64)).shape == (0,)
 
 
+@pytest.mark.slow
 def test_fitting_and_scoring_keep_to_the_stated_memory():
     tokens = np.random.default_rng(10).choice(4096, size=200_000).astype(np.uint16)  # no repetition: the most n-grams there can be
     tracemalloc.start()

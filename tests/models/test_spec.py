@@ -65,6 +65,7 @@ SPECS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(SPECS)
 def test_a_spec_survives_json_and_yaml(spec):

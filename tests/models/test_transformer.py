@@ -233,6 +233,7 @@ def test_rows_kept_reordered_and_named_twice_go_on_as_themselves(positions, kind
         texts = says(net, cache, [texts[row] for row in rows], column)
 
 
+@pytest.mark.slow
 @EVERY_POSITION_IN_TIME
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("kept", [(2, 3, 0), (5, 1, 4), (0, 0, 0)])
@@ -247,6 +248,7 @@ def test_trimmed_rows_go_on_from_where_they_were_cut(positions, kind, kept):
         texts = says(net, cache, texts, column)
 
 
+@pytest.mark.slow
 @EVERY_POSITION_IN_TIME
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()

@@ -74,6 +74,7 @@ def test_their_tensors_are_laid_out_as_the_table_says() -> None:
     assert torch.equal(theirs["base.h.0.out"], ours["layers.0.o"].T)
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     rest=st.integers(1, 3),

@@ -64,6 +64,7 @@ def test_a_product_is_the_formula_up_to_the_rounding_of_its_last_steps(operator,
     assert (np.abs(found.numpy() - expected) <= 4 * 2.0**-24 * size + 1e-30).all()  # sum to fp32, two scales, the bias
 
 
+@pytest.mark.slow
 @given(n_rows=st.integers(1, 5), d_in=st.integers(1, 40), d_out=st.integers(1, 9), seed=st.integers(0, 99))
 def test_a_product_is_as_far_from_that_of_real_numbers_as_half_steps_allow(n_rows, d_in, d_out, seed):
     exact = linear(d_in, d_out, seed=seed)
@@ -85,6 +86,7 @@ def test_all_operators_give_the_same_bits(shape):
     assert torch.equal(found[1], found[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d_in", [48, 37, 771])
 @pytest.mark.parametrize("operator", [*OPERATORS, "mixed"])
 def test_a_rows_bits_depend_on_no_other_row_and_on_no_thread(operator, d_in):
@@ -237,6 +239,7 @@ def test_a_table_gives_its_rows_to_within_half_a_step(smooth):
     assert (table.weight.dtype, table.weight.device.type) == (torch.float32, "cpu")
 
 
+@pytest.mark.slow
 def test_an_operator_is_chosen_only_if_it_is_exact(monkeypatch):
     def saturating(codes, by):  # as 16-bit sums do
         return (codes.float() @ by.columns.float()).clamp(-32768, 32767) * by.scale

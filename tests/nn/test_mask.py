@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,7 @@ ROWS = st.integers(1, 6).flatmap(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ROWS, st.booleans(), st.one_of(st.none(), st.integers(1, 4)))
 def test_a_mask_allows_what_the_rules_say(row, causal, window):

@@ -53,6 +53,7 @@ def test_a_network_uses_the_product_it_was_given():
     assert all(layer.product is torch_product for layer in net if isinstance(layer, Linear))
 
 
+@pytest.mark.slow
 def test_the_choice_is_measured():
     choice = choose_product()
     assert choice.name in ("torch", "onednn")

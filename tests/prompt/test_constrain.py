@@ -193,6 +193,7 @@ def nested(depth):
     return schema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -217,11 +218,13 @@ def test_hostile_and_empty_grammars_are_one_clear_error(constrainer, make):
     assert 0 < len(str(error.value)) < 500
 
 
+@pytest.mark.slow
 def test_a_pattern_of_very_many_states_is_refused_before_it_is_followed(constrainer):
     with pytest.raises(ConfigError, match="The pattern cannot be used"):
         constrainer.regex("((a{1000}){1000}){1000}")
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_kept_for_the_next_request_but_not_for_ever(model):
     constrainer = Constrainer.of(model)
     for n in range(100):

@@ -40,6 +40,7 @@ def of(template):
         chat.close()
 
 
+@pytest.mark.slow
 def test_a_call_of_a_model_that_thinks_is_found_behind_its_thoughts():
     form, _ = of(THINKING)
     plain, _ = of(HERMES)
@@ -49,6 +50,7 @@ def test_a_call_of_a_model_that_thinks_is_found_behind_its_thoughts():
     assert form.parse(f"<think>\nLet me look.\n</think>\n\n{call}") == ("<think>\nLet me look.\n</think>", [ToolCall("clock", {})])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("n_tools", [1, 2])
 def test_a_schema_that_refers_to_its_own_parts_is_kept(name, n_tools):

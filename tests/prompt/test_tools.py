@@ -78,6 +78,7 @@ def test_the_form_of_a_call_is_found_in_the_template(named):
     }[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["weather", "clock", None])
 def test_a_forced_call_fits_the_schema_whatever_the_model(named, model, wanted):
     form, chat = ToolFormat.of(named[1]), named[1]
@@ -173,6 +174,7 @@ def test_a_template_without_a_place_for_tools_says_so(tokenizer):
     chat.close()
 
 
+@pytest.mark.slow
 def test_a_form_that_is_no_json_is_refused(tokenizer):
     chat = ChatFormat(
         "{{ tools }}{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}CALL {{ c.function.name }}{% endfor %}{% endfor %}",

@@ -56,6 +56,7 @@ def test_what_fails_at_a_later_token_is_refused_before_the_first(constrainer):
         constrainer.regex("(a{0,100}b{0,100}){0,100}" * 50)
 
 
+@pytest.mark.slow
 def test_ten_thousand_choices_that_begin_alike_are_told_apart(constrainer):
     rule = constrainer.choice([f"true {n}" for n in range(10_000)])(None)
     for text, fits in (("true 0", True), ("true 9999", True), ("true 10000", False), ("true ", False)):
@@ -65,6 +66,7 @@ def test_ten_thousand_choices_that_begin_alike_are_told_apart(constrainer):
         rule.rollback(n)
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_its_constrainer():
     tokenizer = Tokenizer.train(["abc"] * 9, kind="bpe", vocab_size=258, specials=("<|endoftext|>",))
     constrainer = Constrainer(tokenizer, [0], tokenizer.vocab_size)

@@ -67,6 +67,7 @@ def full_page(text="plain", lang="en"):
     return page
 
 
+@pytest.mark.slow
 def test_hostile_text_stays_text_wherever_it_stands():
     quiet, loud = Reader(full_page("x").html()), Reader(full_page(HOSTILE).html())
     assert [tag for tag, _ in loud.elements] == [tag for tag, _ in quiet.elements]  # no element more, no element less

@@ -43,6 +43,7 @@ def a_risk_coverage(lang="en"):
 PLOTS = [a_loss_curve, some_bars, a_reliability, a_risk_coverage]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", PLOTS)
 def test_the_same_data_give_the_same_bytes(make):
     assert make() == make()
@@ -70,6 +71,7 @@ def test_every_reference_in_a_plot_is_to_a_name_of_its_own(make):
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_two_plots_in_one_page_share_no_name():
     first, second = (set(re.findall(r' id="([^"]+)"', make())) for make in (a_loss_curve, a_reliability))
     assert first
@@ -117,12 +119,14 @@ def test_the_running_mean_is_that_of_the_finite_values_around():
     assert math.isnan(plot._running_mean(np.array([math.nan]))[0])
 
 
+@pytest.mark.slow
 def test_nothing_to_show_is_an_empty_plot_and_no_error():
     assert "<svg" in plot.loss_curve([], [], words("en"))
     assert "<svg" in plot.loss_curve([1, 2], [math.nan, math.nan], words("en"))
     assert "<svg" in plot.reliability({"empty": Reliability([0.5], [0.0], [0])}, words("en"))
 
 
+@pytest.mark.slow
 def test_a_plot_can_be_a_picture():
     data = some_bars().png_bytes(dots_per_inch=50)
     assert data.startswith(b"\x89PNG")

@@ -40,6 +40,7 @@ def asked(n=8):
     return [Request("One day", Sampling(max_new_tokens=n, temperature=0.0, ignore_eos=True))]
 
 
+@pytest.mark.slow
 def test_an_event_that_cannot_be_told_ends_its_own_request_alone(running):
     driver, sent = running()
 

@@ -136,6 +136,7 @@ def test_a_choice_that_failed_fails_the_answer_with_its_reason():
     assert caught.value.status == 500
 
 
+@pytest.mark.slow
 @given(
     words=st.lists(st.lists(st.sampled_from(["a", "é", "天", "🙂 ", " b"]), min_size=1, max_size=5), min_size=1, max_size=3),
     cuts=st.lists(st.integers(1, 3), min_size=1, max_size=40),

@@ -30,6 +30,7 @@ def make_shards(tmp_path_factory, tokenizer):
 LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(lengths=LENGTHS, context=st.integers(1, 9), isolate=st.booleans())
 def test_windows_equal_a_plain_slicing(make_shards, lengths, context, isolate):

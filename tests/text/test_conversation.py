@@ -187,6 +187,7 @@ def test_what_a_template_refuses_is_told(tokenizer):
     chat.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -218,6 +219,7 @@ def test_a_template_that_cannot_be_read_is_an_error_at_once():
         Template("{% for %}")
 
 
+@pytest.mark.slow
 def test_what_a_template_takes_from_a_class_is_nothing(opened):
     """Jinja gives an empty text for what it does not allow to be read, or fails; never the thing itself."""
     for source in ("{{ messages.__class__ }}", "{{ ''.__doc__ }}", "{{ raise_exception.__globals__ }}"):

@@ -76,6 +76,7 @@ def test_this_interpreter_has_megabytes_of_python():
             ast.parse(document.text)
 
 
+@pytest.mark.slow
 def test_no_table_of_codecs_is_left():
     tables = [
         document.source for document in corpus("python") if document.source.startswith("encodings/") and "decoding_table" in document.text

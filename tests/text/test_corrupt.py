@@ -25,6 +25,7 @@ ROWS = st.lists(st.integers(0, V - 1), min_size=1, max_size=60).map(lambda row: 
 KEYS = st.integers(-(2**63), 2**63 - 1)
 
 
+@pytest.mark.slow
 @given(row=ROWS, key=KEYS, share=st.floats(0.01, 1.0))
 def test_a_share_of_the_ordinary_tokens_is_chosen_at_least_one_and_never_a_special_one(kinds, row, key, share):
     masked = mask_tokens(row, generator_of(key), mask_id=MASK, kinds=kinds, share=share)
@@ -36,6 +37,7 @@ def test_a_share_of_the_ordinary_tokens_is_chosen_at_least_one_and_never_a_speci
     assert not np.isin(put_in[put_in != MASK], SPECIALS).any()
 
 
+@pytest.mark.slow
 @given(row=ROWS, key=KEYS)
 def test_the_same_key_hides_the_same_tokens_and_the_text_stays_as_it_was(kinds, row, key):
     before = row.copy()
@@ -57,6 +59,7 @@ def test_eight_in_ten_are_masked_one_in_ten_is_another_token_one_in_ten_is_left(
     assert set(others.tolist()) == set(range(4, V)) - {10}
 
 
+@pytest.mark.slow
 @given(row=ROWS, key=KEYS, share=st.floats(0.05, 0.9))
 def test_whole_words_are_chosen_whole_and_within_the_share_unless_one_alone_is_longer(kinds, row, key, share):
     masked = mask_tokens(row, generator_of(key), mask_id=MASK, kinds=kinds, share=share, whole_words=True)

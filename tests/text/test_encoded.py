@@ -48,6 +48,7 @@ def test_a_text_that_spells_a_special_token_becomes_it_only_where_allowed(both):
     assert allowed.special_mask == (True, False, False, True, False, True)  # it is of the text
 
 
+@pytest.mark.slow
 @given(text=TEXT, pair=TEXT.filter(bool), length=st.integers(3, 20), cut=st.sampled_from(["longest", "first", "second"]))
 def test_a_pair_too_long_is_cut_as_hugging_face_cuts_it(both, text, pair, length, cut):
     ours, theirs = both
@@ -76,6 +77,7 @@ def test_one_text_too_long_loses_its_end(both, text, length):
     assert len(found.token_ids) + found.n_cut == len(ours.encode_special(text).token_ids)
 
 
+@pytest.mark.slow
 @given(text=TEXT, pair=TEXT.filter(bool), room=st.integers(1, 9), stride=st.integers(0, 8))
 def test_windows_are_those_of_hugging_face(both, text, pair, room, stride):
     ours, theirs = both

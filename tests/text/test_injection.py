@@ -221,6 +221,7 @@ def test_a_renderer_that_encodes_what_it_rendered_fails_the_same_check(form, cha
     assert all(judge.breaks(payload) for payload in attacks)
 
 
+@pytest.mark.slow
 def test_pieces_that_meet_are_seen_by_the_check():
     form = FORMS["joined"]
     tokenizer = form.tokenizer()

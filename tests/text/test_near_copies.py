@@ -124,6 +124,7 @@ def test_groups_are_numbered_in_order_and_equal_texts_share_theirs(texts):
     assert found == [list(dict.fromkeys(texts)).index(text) for text in texts]
 
 
+@pytest.mark.slow
 def test_another_process_with_other_hash_seeds_finds_the_same(tmp_path):
     program = (
         "import random; from touchstone.text.near_copies import near_duplicate_groups as g;"

@@ -103,6 +103,7 @@ def test_the_same_input_is_prepared_once(data, tmp_path, monkeypatch):
     assert np.array_equal(second.train.read(0, 10**6), first.train.read(0, 10**6))
 
 
+@pytest.mark.slow
 def test_whatever_changes_the_result_changes_the_folder(data, folder, tmp_path):
     cache = tmp_path / "cache"
     base = prepare(data, BYTES, cache)

@@ -277,6 +277,7 @@ def test_a_damaged_table_of_characters_is_one_error(tmp_path, table):
 SMALL = spm_bytes([*PLAIN, ("é中", -3.0, USER)], charsmap=b"", trainer=field(9, b"x" * 20))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     st.one_of(
@@ -289,6 +290,7 @@ def test_any_bytes_are_a_model_or_one_error(tmp_path_factory, data):
     _read_or_refuse(tmp_path_factory, data)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, len(SMALL)))
 def test_a_file_with_changed_bytes_is_a_model_or_one_error(tmp_path_factory, changes, length):

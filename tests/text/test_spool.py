@@ -19,6 +19,7 @@ DOCUMENT = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(documents=st.lists(DOCUMENT, max_size=5))
 def test_documents_come_back_equal_and_in_order(tmp_path_factory, documents):
     path = tmp_path_factory.mktemp("spool") / "a.documents"

@@ -49,6 +49,7 @@ def test_a_damaged_archive_is_named(tmp_path, suffix, pack, damage):
         list(byte_chunks(path))
 
 
+@pytest.mark.slow
 @given(pieces=st.lists(st.sampled_from(["a", "\r", "\n", "\r\n", "é", "中", "😀"]), max_size=40), size=st.integers(1, 7))
 def test_line_ends_do_not_depend_on_where_chunks_end(tmp_path_factory, pieces, size):
     text = "".join(pieces)

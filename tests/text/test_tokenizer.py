@@ -49,6 +49,7 @@ def wordpiece():
     return Tokenizer.train(CORPUS, kind="wordpiece", vocab_size=150, specials=("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @settings(deadline=None, max_examples=150)
 @given(text=TEXTS)
@@ -60,6 +61,7 @@ def test_every_text_comes_back(trained, name, text):
     assert not tokenizer.special_ids & set(ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
@@ -96,6 +98,7 @@ def pieces(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [UNIGRAM, BPE])
 @settings(deadline=None, max_examples=150)
 @given(text=TEXTS, data=st.data())

@@ -62,6 +62,7 @@ def stop_after(step):
     return lambda report: os.kill(os.getpid(), signal.SIGTERM) if report.step == step else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["masked", "denoised"])
 def test_ten_steps_equal_five_and_a_resume_and_five(make_source, tmp_path, kind):
     whole, _ = run(tmp_path / "whole", make_source(kind))
@@ -74,6 +75,7 @@ def test_ten_steps_equal_five_and_a_resume_and_five(make_source, tmp_path, kind)
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_accumulation_equals_the_big_batch(make_source, tmp_path, micro_batch_size):
     big_source, small_source = make_source("masked"), make_source("masked")
@@ -84,6 +86,7 @@ def test_accumulation_equals_the_big_batch(make_source, tmp_path, micro_batch_si
         torch.testing.assert_close(other, parameter, rtol=0, atol=1e-13, msg=name)
 
 
+@pytest.mark.slow
 def test_every_epoch_hides_other_tokens(make_source, tmp_path):
     source = make_source("masked")
     run(tmp_path, source)

@@ -68,6 +68,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_decision_whatever_the_clock_says_now(tmp_path, monkeypatch):
     config = make_config(n_steps=18, save_every=3, max_seconds=18.0)
     told = []

@@ -53,6 +53,7 @@ def test_bfloat16_is_chosen_only_where_it_gains(batch, bfloat16_s, ratio, chosen
     assert f"{gain.ratio:.2f} times" in str(gain)
 
 
+@pytest.mark.slow
 def test_measuring_leaves_network_and_generators_as_they_were(batch):
     net = make_net()
     before, state = weights_sha256(net), torch.get_rng_state()
@@ -63,6 +64,7 @@ def test_measuring_leaves_network_and_generators_as_they_were(batch):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+@pytest.mark.slow
 def test_the_pace_is_the_median_of_the_measured_steps():
     durations = iter([9.0, 9.0, 3.0, 1.0, 2.0])
     now, is_start = [0.0], [True]

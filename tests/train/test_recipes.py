@@ -23,6 +23,7 @@ def test_a_recipe_is_its_settings_file(name, tmp_path):
     assert load(RunConfig, path) == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NEURAL if name != "gpt2-124m"])
 def test_the_parameters_stated_are_those_of_the_network(name):
     made = recipe(name)
