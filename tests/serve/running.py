@@ -63,8 +63,11 @@ def write_chat_model(folder):
     return folder
 
 
-def write_reading_model(folder):
-    """An encoder of 24 tokens that tells one of three labels, with a stored temperature for them, and gives vectors: their plain mean."""
+def write_reading_model(folder, confidences=None):
+    """An encoder of 24 tokens that tells one of three labels, with a stored temperature for them, and gives vectors: their plain mean.
+
+    confidences: how many of those that the temperature was measured on fell in each bin; None = not kept.
+    """
     tokenizer = Tokenizer.train([TEXT] * 9, kind="wordpiece", vocab_size=96)
     head = ClassifyHead(n_labels=3, pooling="first", activation="tanh")
     spec = encoder_spec(vocab_size=tokenizer.vocab_size, d_model=12, n_layers=2, n_heads=3, max_seq_len=24, d_ff=20, head=head)
@@ -79,6 +82,7 @@ def write_reading_model(folder):
         numeric_scheme=numeric_scheme(net),
         n=1000,
         date="2026-11-26",
+        confidences=confidences,
     )
     save_model(folder, net, tokenizer=tokenizer, card=Card(labels=labels, pooling=pooling, calibration=(record,)))
     return folder

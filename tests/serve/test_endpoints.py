@@ -5,9 +5,10 @@ import base64
 import numpy as np
 import openai
 import pytest
-from running import figures, sdk
+from running import figures, sdk, write_reading_model
 
 import touchstone
+from touchstone.calibrate.drift import N_BINS
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +124,24 @@ def test_labels_are_those_of_the_engine(reader, reading_model):
     assert alone["probabilities"] == pytest.approx(found["data"][0]["probabilities"], abs=1e-6)
     status, told = reader.post("/v1/completions", {"prompt": "a"})
     assert (status, told["error"]["code"]) == (400, "unsupported")
+
+
+def test_a_drift_of_live_confidences_shows_in_the_figures(tmp_path, started):
+    """One text again and again, where the temperature was measured on confidences of every size."""
+    server = started(write_reading_model(tmp_path / "watched", confidences=(20,) * N_BINS)).wait()
+    assert not any("drift" in name for name, *_ in figures(server))
+    for _ in range(4):
+        assert server.post("/v1/classify", {"input": ["dog hello sea"] * 50})[0] == 200
+    after = {
+        name.removeprefix("touchstone:calibration_"): value
+        for (name, *labels), value in figures(server).items()
+        if labels == [("calibration", "class")]
+    }
+    assert after["live_answers"] == 200
+    assert after["drift_evidence"] >= 1
+    assert 0.4 < after["drift_distance"] <= 1
+    warned = [line for line in server.log if "have drifted" in line]
+    assert len(warned) == 1
 
 
 def test_vectors_have_length_one_and_are_the_same_in_both_forms(reader, reading_model):

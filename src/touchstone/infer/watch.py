@@ -28,7 +28,7 @@ class Watch:
 
     @property
     def checks(self) -> Mapping[str, DriftCheck]:
-        return {name: check for name, (_, check) in self._checks.items()}
+        return {name: check for name, (_, check) in list(self._checks.items())}  # a list: another thread may begin one meanwhile
 
     def observe(self, record: Calibration, confidences: Sequence[float]) -> None:
         """Take in live confidences under a record; UserWarning at the one that raises its alarm.

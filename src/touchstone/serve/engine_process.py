@@ -73,7 +73,7 @@ def _listen(channel: Channel, driver: Any, jobs: Any) -> None:
     with contextlib.suppress(OSError):  # the other end has gone while it was told something
         while (message := channel.receive()) is not None:
             if message["do"] == "stats":
-                channel.send({"id": message["id"], "facts": driver.facts(), "end": True})
+                channel.send({"id": message["id"], "facts": {**driver.facts(), "drift": jobs.drift()}, "end": True})
             elif message["do"] == "beat":
                 driver.add(Beat(message["id"]))
             elif message["do"] == "cancel":

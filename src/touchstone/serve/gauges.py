@@ -30,6 +30,12 @@ _ENGINE_COUNTERS = {
     "steps": ("engine_steps", "Steps of the batch."),
 }
 
+_DRIFT_GAUGES = {
+    "n_live": ("calibration_live_answers", "Answers whose confidence was held against those that the calibration was measured on."),
+    "distance": ("calibration_drift_distance", "How far the two distributions differ, 0 to 1 (Kolmogorov-Smirnov)."),
+    "evidence": ("calibration_drift_evidence", "How strongly that speaks against chance; at 1 it counts as drift."),
+}
+
 
 class Gauges:
     """The figures of one server."""
@@ -79,3 +85,8 @@ class Gauges:
             yield GaugeMetricFamily(f"touchstone:{name}", about, value=self._engine.get(key, 0))
         for key, (name, about) in _ENGINE_COUNTERS.items():
             yield CounterMetricFamily(f"touchstone:{name}", about, value=self._engine.get(key, 0))
+        for key, (name, about) in _DRIFT_GAUGES.items():
+            family = GaugeMetricFamily(f"touchstone:{name}", about, labels=["calibration"])  # a name from the model's card
+            for calibration, told in self._engine.get("drift", {}).items():
+                family.add_metric([calibration], told[key])
+            yield family

@@ -64,6 +64,10 @@ class Jobs:
             "has_tokenizer": model.tokenizer is not None,
         }
 
+    def drift(self) -> dict[str, dict[str, Any]]:
+        """How live confidences compare with those that each calibration was measured on."""
+        return {name: check.to_dict() for name, check in self._model.drift.items()}
+
     def close(self) -> None:
         """End the process that renders conversations."""
         if self._chat is not None:
