@@ -4,14 +4,16 @@ transformers reads what the engine wrote, in float64: its log-probabilities must
 written, unless the two likeliest are closer than rounding. So the completions are its greedy ones.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from harness import Case, make_pair, widened
+from harness import Case, make_pair
 from test_decoder_families import FREE, GPT2, LLAMA, MIXTRAL, QWEN2_MOE, QWEN3_MOE, VOCAB, YARN
 from test_encoder_decoder_families import BART, GATED, MARIAN, SWITCH, T5, UNTIED
+from torch.nn.utils.rnn import pad_sequence
 
 from touchstone.infer.engine import Engine
 from touchstone.infer.request import Completion, Request, Sampling
@@ -20,6 +22,7 @@ from touchstone.infer.scheduler import Limits
 pytestmark = pytest.mark.slow
 
 N_PROMPTS, N_NEW, LONGEST = 50, 256, 40
+AT_ONCE = 10  # completions that transformers reads together, filled up on the right, where no place before sees it
 LOGPROB_TOLERANCE = 1e-5
 LEAST_GAP = 1e-4
 LONG = {"max_position_embeddings": 320}
@@ -68,11 +71,24 @@ def greedy(engine: Engine) -> list[Completion]:
     return engine.generate([Request(prompt, sampling) for prompt in prompts()])
 
 
+def batches(completions: list[Completion]) -> Iterator[list[Completion]]:
+    assert len(completions) == N_PROMPTS
+    for begin in range(0, N_PROMPTS, AT_ONCE):
+        yield completions[begin : begin + AT_ONCE]
+
+
+def filled(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of tokens filled up on the right, and which places are theirs."""
+    tensors = [torch.tensor(row) for row in rows]
+    return pad_sequence(tensors, batch_first=True), pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
+
+
 def check(completion: Completion, theirs: torch.Tensor) -> None:
     """theirs (T, V): what transformers says before each token of the completion."""
     logprobs, written = theirs.double().log_softmax(-1), torch.tensor(completion.token_ids)
     ours = torch.tensor(completion.logprobs, dtype=torch.float64)
     assert (ours - logprobs.gather(1, written[:, None])[:, 0]).abs().max() <= LOGPROB_TOLERANCE
+    assert logprobs.shape[0] == len(written) == N_NEW
     best = logprobs.topk(2).values
     likeliest = logprobs.argmax(-1)
     assert bool(((likeliest == written) | (best[:, 0] - best[:, 1] < LEAST_GAP)).all())
@@ -82,17 +98,20 @@ def check(completion: Completion, theirs: torch.Tensor) -> None:
 def test_a_decoder_writes_what_transformers_would(case: Case, tmp_path: Path) -> None:
     pair = make_pair(case, tmp_path / "model", gentle)
     completions = greedy(Engine(pair.loaded.net.float(), limits=Limits(max_texts=20, max_chunk=16), max_cached_tokens=20 * 160))
-    for completion in completions:
-        whole = torch.tensor([[*completion.prompt_token_ids, *completion.token_ids[:-1]]])
-        check(completion, pair.their_logits(whole)[0, len(completion.prompt_token_ids) - 1 :])
+    for some in batches(completions):
+        texts, _ = filled([[*each.prompt_token_ids, *each.token_ids[:-1]] for each in some])
+        for completion, theirs in zip(some, pair.their_logits(texts), strict=True):
+            begin = len(completion.prompt_token_ids) - 1
+            check(completion, theirs[begin : begin + N_NEW])
 
 
 @pytest.mark.parametrize("case", ENCODER_DECODERS, ids=str)
 def test_an_encoder_decoder_writes_what_transformers_would(case: Case, tmp_path: Path) -> None:
     pair = make_pair(case, tmp_path / "model", gentle)
     start = getattr(pair.theirs.config, "decoder_start_token_id", None) or 0
-    for completion in greedy(Engine(pair.loaded.net.float(), decoder_start_id=start)):
-        target = torch.tensor([[start, *completion.token_ids[:-1]]])
-        with widened(pair.theirs), torch.no_grad():
-            theirs = pair.theirs(input_ids=torch.tensor([completion.prompt_token_ids]), decoder_input_ids=target).logits
-        check(completion, theirs[0])
+    for some in batches(greedy(Engine(pair.loaded.net.float(), decoder_start_id=start))):
+        sources, is_real = filled([each.prompt_token_ids for each in some])
+        targets = torch.tensor([[start, *each.token_ids[:-1]] for each in some])
+        logits = pair.their_logits(sources, attention_mask=is_real, decoder_input_ids=targets)
+        for completion, theirs in zip(some, logits, strict=True):
+            check(completion, theirs)
