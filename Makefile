@@ -22,7 +22,7 @@ endif
 export TOUCHSTONE_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test prove conformance browser-test bench-train bench-infer bench-eval bench-serve clean
+.PHONY: help install quickstart lint check test prove conformance browser-test bench-train bench-infer bench-eval bench-serve clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,14 +32,16 @@ install: $(VENV)/.dev ## make .venv with everything that development needs
 quickstart: $(VENV)/.core ## install the core, then train, measure and report on a small model
 	$(VENV)/bin/touchstone quickstart $(ARGS)
 
-check: $(VENV)/.dev ## format, lint, types and the fast tests
+lint: $(VENV)/.dev ## format, lint and types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+check: lint ## the same, then the fast tests
 	$(PY) -m pytest -q -n auto -m "not slow and not prove and not conformance"
 
-test: check ## install, check, then the slow tests
-	$(PY) -m pytest -q -n auto -m "slow and not prove and not conformance"
+test: lint ## install, lint, then all tests but the long proofs
+	$(PY) -m pytest -q -n auto -m "not prove and not conformance"
 
 prove: $(VENV)/.dev ## the full proof runs (long; not in CI)
 	$(PY) -m pytest -q -m prove

@@ -1,6 +1,8 @@
 """What loading a folder costs, opens and runs. As a program: load every bad folder and print a line of JSON for each.
 
-python folder_watch.py SCRATCH
+python folder_watch.py SCRATCH [FAMILY]
+
+FAMILY: only the bad ones made from its folders.
 """
 
 import json
@@ -131,9 +133,9 @@ def _read_bytes() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
-def main(scratch: Path) -> None:
+def main(scratch: Path, *chosen: str) -> None:
     """Make every bad folder, watch it being loaded, and take it away again."""
-    for place, good in enumerate(GOODS):
+    for place, good in enumerate(good for good in GOODS if not chosen or good.family in chosen):
         sound = make_sound(good, scratch / f"sound {place}")
         load_model(sound)
         home = scratch / f"home {place}"
@@ -153,4 +155,4 @@ def main(scratch: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
