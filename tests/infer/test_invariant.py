@@ -17,7 +17,8 @@ from touchstone.infer.speculative import DraftModel
 from touchstone.models import build, decoder_spec, recurrent_spec
 from touchstone.nn.experts import ExpertsSpec
 from touchstone.nn.mlp import MlpSpec
-from touchstone.nn.products import onednn_works
+from touchstone.nn.prepacked import prepack, prepacking_works
+from touchstone.nn.products import Multiplying, onednn_works
 from touchstone.nn.steady import make_steady, steady_gelu_tanh, steady_product, steady_sigmoid, steady_silu
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not onednn_works(), reason="this build of torch has no oneDNN fp32 product")]
@@ -44,6 +45,8 @@ PROMPTS += [[*SHARED[:n], *(rng.randrange(V) for _ in range(5))] for n in (70, 1
 
 def steady(spec):
     net = sharpened(spec)
+    if prepacking_works():  # as where a model is opened
+        prepack(net)
     make_steady(net)
     return net
 
@@ -183,6 +186,15 @@ def test_a_steady_product_is_the_product(n):
     rng = torch.Generator().manual_seed(0)
     x, weight, bias = torch.randn(n, 7, generator=rng), torch.randn(5, 7, generator=rng), torch.randn(5, generator=rng)
     torch.testing.assert_close(steady_product(x, weight, bias), torch.nn.functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not prepacking_works(), reason="this build of torch has no prepacked oneDNN product")
+def test_weights_that_are_laid_out_give_the_same_bits():
+    plain, laid_out = sharpened(SPECS["llama's"]), steady(SPECS["llama's"])
+    make_steady(plain)
+    assert results(Engine(laid_out, invariant=True), PROMPTS) == results(Engine(plain, invariant=True), PROMPTS)
+    products = {module.product for module in laid_out.modules() if isinstance(module, Multiplying)}
+    assert [product.keywords["multiply"].n_laid_out > 0 for product in products] == [True]
 
 
 def test_it_is_refused_where_it_cannot_be_promised():

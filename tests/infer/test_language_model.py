@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from touchstone.errors import ConfigError, ModelFolderError, NoTokenizer, TokenizerError, Unsupported
+from touchstone.infer import loading
 from touchstone.infer.language_model import ABILITIES, LanguageModel
 from touchstone.infer.loading import load, save
 from touchstone.infer.request import Request, Sampling
@@ -14,6 +15,8 @@ from touchstone.models import build, decoder_spec, recurrent_spec
 from touchstone.models.card import Calibration, Card
 from touchstone.models.ngram import NgramModel, NgramSpec
 from touchstone.models.weights import weights_hash
+from touchstone.nn.prepacked import PrepackedProduct
+from touchstone.nn.products import Multiplying, ProductChoice
 from touchstone.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -225,6 +228,23 @@ def test_a_saved_model_loads_to_the_same_answers(kind, tmp_path):
     assert again.rolling([TEXT])[0].logprob == pytest.approx(model.rolling([TEXT])[0].logprob, abs=1e-9)
     assert again.spec == model.spec
     assert again.runtime.reasons["dtype"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "memory_bytes", "is_prepacked"), [("onednn", 1 << 40, True), ("onednn", 1 << 10, False), ("torch", 1 << 40, False)]
+)
+def test_weights_are_laid_out_where_that_gains_and_there_is_room_and_the_reason_says_so(
+    chosen, memory_bytes, is_prepacked, tmp_path, monkeypatch
+):
+    save(LanguageModel(transformer(), tokenizer=TOKENIZER), tmp_path / "out")
+    monkeypatch.setattr(loading, "choose_product", lambda net: ProductChoice(chosen, 1.5, "it was said so"))
+    monkeypatch.setattr(loading, "memory_bytes", lambda: memory_bytes)
+    monkeypatch.setattr(loading, "prepacking_works", lambda: True)
+    model = load(tmp_path / "out", device="cpu", dtype="float32")
+    products = {type(module.product) is PrepackedProduct for module in model.net.modules() if isinstance(module, Multiplying)}
+    assert products == {is_prepacked}
+    assert ("laid out" in model.runtime.reasons["product"]) == is_prepacked
+    assert model.runtime.reasons["product"].startswith(f"{chosen}: it was said so")
 
 
 def test_a_model_loads_in_the_number_type_asked_for(tmp_path):

@@ -21,6 +21,7 @@ from touchstone.infer.scheduler import Limits
 from touchstone.models import build, decoder_spec
 from touchstone.models.quantized import quantize
 from touchstone.nn.int8 import choose_int8_product, use_int8_product
+from touchstone.nn.prepacked import prepack, prepacking_works
 from touchstone.nn.products import choose_product, use_product
 from touchstone.nn.steady import make_steady
 from touchstone.runtime import available_cores, set_threads
@@ -96,6 +97,8 @@ def subject(request):
             use_int8_product(quantize(net), choice.one_row, choice.more_rows)
     else:
         use_product(nets[0], choose_product(nets[0]).name)
+        for net in nets if prepacking_works() else ():
+            prepack(net)
     make_steady(nets[1])
     return name, weights, *nets
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from touchstone.errors import ConfigError, Unsupported
 from touchstone.infer.language_model import LanguageModel
@@ -16,10 +17,13 @@ from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel
 from touchstone.models.quantized import is_int8, quantize
 from touchstone.nn.int8 import choose_int8_product, use_int8_product
+from touchstone.nn.prepacked import prepack, prepacking_works
 from touchstone.nn.products import choose_product, use_product
-from touchstone.runtime import Runtime, choose_runtime
+from touchstone.runtime import Runtime, choose_runtime, memory_bytes
 
 __all__ = ["load", "save"]
+
+_LAYOUT_SHARE = 1 / 8  # of the memory: weights that take more are not laid out a second time
 
 
 def load(
@@ -81,7 +85,15 @@ def _place(net: LanguageCore, device: str, dtype: str, weights: Literal["int8"] 
         return runtime
     product = choose_product(net)
     use_product(net, product.name)
-    return replace(runtime, reasons={**runtime.reasons, "product": f"{product.name}: {product.reason}."})
+    told = f"{product.name}: {product.reason}"
+    if product.name == "onednn" and _has_room_for_layouts(net) and prepacking_works():
+        prepack(net)
+        told += "; weights are laid out for it once, which takes their size in memory again"
+    return replace(runtime, reasons={**runtime.reasons, "product": f"{told}."})
+
+
+def _has_room_for_layouts(net: nn.Module) -> bool:
+    return sum(weight.numel() * weight.element_size() for weight in net.parameters()) <= memory_bytes() * _LAYOUT_SHARE
 
 
 def _place_int8(net: LanguageNet, device: str, dtype: str) -> Runtime:
