@@ -33,13 +33,19 @@ def test_the_peak_is_that_of_the_faster_product(monkeypatch):
     assert measure_matmul(shapes=[(8, 8, 8)], seconds=2.0, clock=clock) == pytest.approx(2 * 8**3 / 0.125)
 
 
-def test_the_reading_rate_counts_every_byte_of_the_matrix():
+def test_the_reading_rate_counts_every_byte():
     assert measure_reading(n_bytes=4 * 6 * 6, seconds=0.5, clock=readings(0.0, 1.0, 1.5)) == pytest.approx(4 * 36 / 0.5)
 
 
 def test_the_fraction_of_the_peak_is_operations_over_time_over_peak():
     speed = MachineSpeed(matmul_flops_per_s=200.0, read_bytes_per_s=1.0, dtype="float32", device="cpu", n_threads=2)
     assert speed.fraction(flops=300.0, seconds=3.0) == pytest.approx(0.5)
+
+
+def test_of_two_measured_peaks_the_higher_counts():
+    speed = MachineSpeed(matmul_flops_per_s=200.0, read_bytes_per_s=1.0, dtype="float32", device="cpu", n_threads=2)
+    assert speed.or_faster(150.0) == speed
+    assert speed.or_faster(400.0).fraction(flops=300.0, seconds=3.0) == pytest.approx(0.25)
 
 
 @pytest.mark.slow

@@ -77,6 +77,17 @@ def test_the_report_is_one_page_with_its_parts_in_the_language_asked_for(asked, 
     assert not re.search(r"\b(the|with|and|of)\b", text().split("[6/6]")[0].replace("Kneser-Ney", ""))
 
 
+def test_a_peak_that_was_measured_at_a_busy_moment_is_not_surpassed(asked, shown, monkeypatch):
+    measure = module.measure_machine
+    monkeypatch.setattr(module, "measure_machine", lambda device: replace(measure(device, seconds=0.0), matmul_flops_per_s=1.0))
+    monkeypatch.setattr(module, "measure_matmul", lambda device, seconds: 1.0)
+    terminal, text = shown
+    assert run_quickstart(asked, terminal)["peak_fraction"] == 1.0
+    shares = [int(share) for share in re.findall(r"(\d+) % of matmul peak", text())]
+    assert shares
+    assert max(shares) == 100
+
+
 def test_a_finished_quickstart_tells_its_results_again(finished_quickstart, shown):
     asked, document, _ = finished_quickstart
     assert run_quickstart(asked, shown[0]) == {**document, "status": "already-finished"}

@@ -117,7 +117,7 @@ def train_net(asked: NetTraining, terminal: Terminal) -> TrainedNet:
             evaluate=validation,
             sample=draw if asked.prompts else None,
             save_model=save,
-            on_step=_shown_on(display.update, prepared, 3 * spec.flops_per_token(config.context) / peak),
+            on_step=_shown_on(display.update, prepared, 3 * spec.flops_per_token(config.context), peak),
             warn=terminal.warn,
             on_shortened=shortened_by(terminal, config.train.n_steps),
             fingerprint={"tokenizer": prepared.tokenizer.fingerprint, "product": chosen.product},
@@ -172,11 +172,19 @@ def _validation(prepared: Prepared, config: RunConfig) -> Validation | None:
     return Validation(encode_documents(prepared.tokenizer, sample_documents(documents, VALIDATION_BYTES)), config.context)
 
 
-def _shown_on(update: Callable[[Mapping[str, Any]], None], prepared: Prepared, peak_s_per_token: float) -> Callable[[StepReport], None]:
-    """Reports of steps as the display wants them: with bits per byte, and the share of the machine's peak."""
+def _shown_on(
+    update: Callable[[Mapping[str, Any]], None], prepared: Prepared, flops_per_token: float, peak: float
+) -> Callable[[StepReport], None]:
+    """Reports of steps as the display wants them: with bits per byte, and the share of the machine's peak.
+
+    A step that is faster than the peak shows that the peak was measured at a busy moment; then it is what the step reached.
+    """
     bits_per_nat = prepared.train.n_tokens / max(1, prepared.train.n_bytes) / math.log(2)
 
     def show(report: StepReport) -> None:
+        nonlocal peak
+        rate = report.tokens_per_s * flops_per_token
+        peak = max(peak, rate)
         update(
             {
                 "step": report.step,
@@ -184,7 +192,7 @@ def _shown_on(update: Callable[[Mapping[str, Any]], None], prepared: Prepared, p
                 "loss": report.parts.get("nll", report.loss),
                 "bits_per_byte": report.parts.get("nll", report.loss) * bits_per_nat,
                 "tokens_per_s": report.tokens_per_s,
-                "peak_fraction": report.tokens_per_s * peak_s_per_token,
+                "peak_fraction": rate / peak,
                 "eta_s": report.eta_s,
                 "skipped": report.skipped,
                 "valid_loss": report.valid_loss,
