@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -102,6 +103,68 @@ def test_a_process_that_ends_at_any_effect_keeps_the_old_folder_or_has_the_new(t
     assert holds(final, "new")
     assert seen == ["old"] * seen.count("old") + ["new"] * seen.count("new")
     assert seen.count("old") >= 12
+
+
+def changed_to(text):
+    def change(folder):
+        files.write_json(folder / "sub" / "state.json", {"text": text})
+        files.write_text(folder / "weights.bin", text * 11)
+
+    return change
+
+
+def test_a_published_folder_that_is_changed_is_complete_again_and_what_was_not_changed_is_not_copied(tmp_path):
+    final = tmp_path / "model"
+    files.publish_folder(final, fill_with("old"))
+    inode = (final / "weights.bin").stat().st_ino
+    files.change_folder(final, lambda folder: files.write_json(folder / "sub" / "state.json", {"text": "a longer one"}))
+    files.verify_folder(final)
+    assert files.is_complete(final)
+    assert files.read_json(final / "sub" / "state.json") == {"text": "a longer one"}
+    assert (final / "weights.bin").stat().st_ino == inode
+    assert leftovers(tmp_path, "model") == []
+
+
+def test_a_folder_of_others_is_changed_as_it_is(tmp_path, monkeypatch):
+    fill_with("old")(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    files.change_folder(".", changed_to("new"))
+    assert (tmp_path / "weights.bin").read_text() == "new" * 11
+    assert leftovers(tmp_path, "weights.bin", "sub") == []
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_crash_at_any_effect_of_a_change_keeps_the_old_folder_or_has_the_new(tmp_path, every_crash, torn):
+    def save(k):
+        files.change_folder(tmp_path / str(k) / "model", changed_to("new"))
+
+    for k in range(40):
+        files.publish_folder(tmp_path / str(k) / "model", fill_with("old"))
+    seen = []
+    for k, crashed in every_crash(save, torn=torn):
+        final = tmp_path / str(k) / "model"
+        assert files.is_complete(final)
+        seen.append("new" if holds(final, "new") else "old" if holds(final, "old") else "mixed")
+        assert crashed or seen[-1] == "new"
+    assert seen == sorted(seen, reverse=True)
+    assert set(seen) == {"old", "new"}
+
+
+def test_changes_at_the_same_time_are_all_there(tmp_path, quick_disk):
+    final = tmp_path / "model"
+    files.publish_folder(final, lambda folder: files.write_json(folder / "state.json", []))
+
+    def add(number):
+        def change(folder):
+            files.write_json(folder / "state.json", [*files.read_json(folder / "state.json"), number])
+
+        files.change_folder(final, change)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    assert sorted(files.read_json(final / "state.json")) == list(range(24))
+    files.verify_folder(final)
+    assert leftovers(tmp_path, "model") == []
 
 
 def test_a_process_that_ends_while_filling_leaves_no_folder_at_the_final_place(tmp_path, dies_at):

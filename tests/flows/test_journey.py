@@ -10,6 +10,8 @@ from touchstone.errors import ConfigError, DataError, RunFolderError
 from touchstone.flows.journey import Journey, travel
 from touchstone.flows.preparation import prepare_ahead
 from touchstone.infer import load
+from touchstone.models.card import Calibration
+from touchstone.models.card_file import store_calibration
 from touchstone.report.log import read_log
 from touchstone.report.training import TrainingDisplay
 
@@ -69,6 +71,24 @@ def test_the_figure_on_the_card_is_that_of_the_saved_model(journey, shown):
     found = load(journey.out).rolling([d.text for d in prepared.test_documents], stride=12)
     bits = -sum(r.logprob for r in found) / 0.6931471805599453
     assert document["test"]["bits_per_byte"]["value"] == pytest.approx(bits / sum(r.n_bytes for r in found), rel=1e-5)
+
+
+def test_a_calibration_that_was_kept_since_is_not_lost_when_the_command_comes_again(journey, shown):
+    travel(journey, shown[0])
+    model = load(journey.out)
+    record = Calibration(
+        target="next-token",
+        method="temperature",
+        params={"temperature": 1.5},
+        statistic={"ece_before": 0.1, "ece_after": 0.01},
+        weights_hash=model.weights_hash,
+        numeric_scheme=model.numeric_scheme,
+        n=1000,
+        date="2026-11-27",
+    )
+    store_calibration(journey.out / "model", record)
+    assert travel(journey, shown[0])["status"] == "already-finished"
+    assert load(journey.out).card.calibration == (record,)
 
 
 def test_the_same_command_again_says_it_is_finished_and_changes_nothing(journey, shown):

@@ -18,7 +18,7 @@ from touchstone.files.atomic import (
     write_text,
 )
 from touchstone.files.places import cache_folder, check_writable, free_bytes
-from touchstone.files.publish import COMPLETE, is_complete, lock_folder, publish_folder, settle_folder, verify_folder
+from touchstone.files.publish import COMPLETE, change_folder, is_complete, lock_folder, publish_folder, settle_folder, verify_folder
 from touchstone.files.tensors import (
     MAX_HEADER_BYTES,
     MAX_TENSORS,
@@ -35,6 +35,7 @@ __all__ = [
     "MAX_TENSORS",
     "TensorEntry",
     "cache_folder",
+    "change_folder",
     "check_writable",
     "free_bytes",
     "hash_of",

@@ -21,7 +21,7 @@ from touchstone.errors import RunFolderError
 from touchstone.files.atomic import read_json, sha256_file, sync_folder, write_json
 from touchstone.files.places import check_writable
 
-__all__ = ["COMPLETE", "is_complete", "lock_folder", "publish_folder", "settle_folder", "verify_folder"]
+__all__ = ["COMPLETE", "change_folder", "is_complete", "lock_folder", "publish_folder", "settle_folder", "verify_folder"]
 
 COMPLETE = "COMPLETE.json"
 """The mark of a published folder: {"files": {name: {"bytes": n, "sha256": hex}}}."""
@@ -51,6 +51,25 @@ def publish_folder(final: Path | str, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         settle_folder(final)
         raise
+
+
+def change_folder(folder: Path | str, change: Callable[[Path], None]) -> None:
+    """Let `change` write files of a folder anew, in turn with every other process that changes it in this way.
+
+    A published folder is exchanged for one that is published again, so its mark says what stands there: `change` then gets a copy beside
+    it, in which files are to be replaced and never written in place, since they are hard links where the disk has them. Any other folder
+    is given as it is.
+    """
+    folder = Path(folder).resolve()
+    with _claim(folder.parent, wait=True):  # not the folder's own, which is another one after an exchange
+        if not is_complete(folder):
+            return change(folder)
+
+        def fill(copy: Path) -> None:
+            shutil.copytree(folder, copy, copy_function=_link_or_copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(COMPLETE))
+            change(copy)
+
+        publish_folder(folder, fill)
 
 
 def is_complete(folder: Path | str) -> bool:
@@ -184,6 +203,13 @@ def _make_room(final: Path) -> None:
         shutil.rmtree(final)
     else:
         os.rename(final, tempfile.mkdtemp(prefix=f".{final.name}.replaced-", dir=final.parent))  # noqa: PTH104
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _literal(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from touchstone.config import parse
 from touchstone.errors import ConfigError, ModelFolderError
-from touchstone.files import read_json, write_json
+from touchstone.files import change_folder, read_json, write_json
 from touchstone.models.card import CARD_NAME, Calibration, Card, few_records
 
 __all__ = ["as_folder_error", "plain_card", "read_card", "read_mapping", "store_calibration"]
@@ -31,11 +31,14 @@ def plain_card(card: Card) -> dict[str, Any]:
 
 def store_calibration(folder: Path | str, record: Calibration) -> None:
     """Keep a record in the card of a model folder, in the place of an older one for the same thing."""
-    folder = Path(folder)
-    card = read_card(folder)
     same = ("target", "task", "labels_hash", "prompt_hash", "numeric_scheme")
-    kept = [other for other in card.calibration if any(getattr(other, name) != getattr(record, name) for name in same)]
-    write_json(folder / CARD_NAME, plain_card(card.replace(calibration=[*kept, record])))
+
+    def keep(place: Path) -> None:
+        card = read_card(place)
+        kept = [other for other in card.calibration if any(getattr(other, name) != getattr(record, name) for name in same)]
+        write_json(place / CARD_NAME, plain_card(card.replace(calibration=[*kept, record])))
+
+    change_folder(folder, keep)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
