@@ -1,6 +1,7 @@
 """`calibrate` fits on one half, measures on the other, keeps what helps, and every later answer carries it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import torch
 
 from touchstone import load, save
 from touchstone.errors import ConfigError, DataError, Unsupported
-from touchstone.flows.calibrating import CalibrationRequest, calibrate_model
+from touchstone.flows.calibrating import CalibrationRequest, calibrate_model, fit_classes
 from touchstone.infer.language_model import LanguageModel
 from touchstone.models import ClassifyHead, build, encoder_spec
 from touchstone.models.card import Card
 from touchstone.report.terminal import Terminal
+from touchstone.text.labelled import read_labelled
 from touchstone.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -72,6 +74,43 @@ def test_a_second_calibration_of_a_task_takes_the_place_of_the_first(classifier,
         calibrate_model(CalibrationRequest(classifier, (tmp_path / "rows.jsonl",), task=task, method="platt"), Terminal("en", json=True))
     card = json.loads((classifier / "touchstone.json").read_text())
     assert [(record["task"], record["method"]) for record in card["calibration"]] == [("films", "platt"), ("songs", "platt")]
+
+
+def test_rows_of_one_label_are_refused(classifier, tmp_path):
+    rows = [{"text": f"film {n}", "label": "yes"} for n in range(200)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="all 200 rows have the right answer `yes`"):
+        calibrate_model(CalibrationRequest(classifier, (tmp_path / "rows.jsonl",)), Terminal("en", json=True))
+
+
+def test_copies_of_few_rows_are_few_rows(classifier, tmp_path):
+    rows_of(classifier, tmp_path / "rows.jsonl", n=60)
+    (tmp_path / "rows.jsonl").write_text((tmp_path / "rows.jsonl").read_text() + "\n" + (tmp_path / "rows.jsonl").read_text())
+    with pytest.raises(DataError, match="each half needs 40 different ones"):
+        calibrate_model(CalibrationRequest(classifier, (tmp_path / "rows.jsonl",)), Terminal("en", json=True))
+
+
+def test_copies_make_no_interval_narrower(classifier, tmp_path):
+    rows_of(classifier, tmp_path / "rows.jsonl")
+    asked = CalibrationRequest(classifier, (tmp_path / "rows.jsonl",), method="temperature")
+    before = (classifier / "touchstone.json").read_bytes()
+    once = calibrate_model(asked, Terminal("en", json=True))
+    (classifier / "touchstone.json").write_bytes(before)
+    (tmp_path / "rows.jsonl").write_text("\n".join([(tmp_path / "rows.jsonl").read_text()] * 4))
+    again = calibrate_model(asked, Terminal("en", json=True))
+    for of in (lambda found: found["ece_before"]["interval"], lambda found: found["brier_gain"]):
+        widths = [of(found)["high"] - of(found)["low"] for found in (once, again)]
+        assert widths[1] == pytest.approx(widths[0], rel=0.1)
+
+
+def test_a_change_that_is_a_tie_or_that_no_digit_shows_is_not_kept(classifier, tmp_path):
+    rows_of(classifier, tmp_path / "rows.jsonl")
+    found = fit_classes(load(classifier), read_labelled([tmp_path / "rows.jsonl"]))
+    assert found.helps
+    assert found.gain.low > 0
+    assert not replace(found, gain=replace(found.gain, low=-0.001)).helps
+    assert not replace(found, after=replace(found.after, value=found.before.value - 0.00005)).helps
+    assert not replace(found, fitted=None).helps
 
 
 def test_changed_weights_take_the_confidence_away_with_the_reason(classifier, tmp_path):

@@ -105,6 +105,8 @@ def test_rows_are_read_in_order(tmp_path):
     [
         ({"prompt": " "}, "`prompt` must be a text"),
         ({"prompt": 3}, "`prompt` must be a text"),
+        ({"prompt": "a\ud800"}, "half of a surrogate pair"),
+        ({"answers": [" yes", "\udfff"]}, "half of a surrogate pair"),
         ({"answers": " yes"}, "`answers` must be a list of two"),
         ({"answers": [" no"]}, "`answers` must be a list of two"),
         ({"answers": [" no", ""]}, "`answers` must be a list of two"),

@@ -38,7 +38,7 @@ from touchstone.models.card_file import store_calibration
 from touchstone.models.net import LanguageNet
 from touchstone.report.plot import Reliability
 from touchstone.report.terminal import Terminal
-from touchstone.stats import Interval, bootstrap_mean
+from touchstone.stats import Interval, bootstrap_mean, paired_difference
 from touchstone.text.labelled import LabelledText, read_labelled
 from touchstone.text.read import ReadReport, read_documents
 
@@ -58,8 +58,9 @@ __all__ = [
 Target = Literal["answer-set", "class", "next-token"]
 MethodName = Literal["temperature", "vector", "platt", "histogram", "isotonic"]
 
-LEAST_ROWS = 40  # on either side: below, an interval says nothing
+LEAST_ROWS = 40  # different texts on either side: below, an interval says nothing
 MAX_BYTES = 1_000_000  # of text for a temperature of the next token
+_LEAST_GAIN = 1e-4  # of the calibration error, whose figures have four digits
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ class CalibrationRequest:
 class Calibrated:
     """What was fitted, None where nothing is better than the model's own word, and the error before and after on the half kept out.
 
+    gain: how much the Brier score of an answer fell, the same answers before and after; texts are resampled, not rows of one text.
     labels: what a class or an answer is called, in the order fitted for. confidences: of the calibrated answers of that half, counted.
-    accuracy: before and after, where a calibration can change which answer is given.
+    accuracy: before and after, where a calibration can change which answer is given. n_cut: texts of which the model read a part.
     """
 
     target: Target
@@ -96,14 +98,16 @@ class Calibrated:
     reliability_after: Reliability
     reason: str
     n_fitted: int
+    gain: Interval
     labels: tuple[str, ...] | None = None
     confidences: tuple[int, ...] | None = None
     accuracy: tuple[Interval, Interval] | None = None
+    n_cut: int = 0
 
     @property
     def helps(self) -> bool:
-        """Whether there is something to keep, and the error is smaller with it."""
-        return self.fitted is not None and self.after.value < self.before.value
+        """Whether there is something to keep, the error is smaller with it by what can be seen, and that is more than a tie."""
+        return self.fitted is not None and self.before.value - self.after.value >= _LEAST_GAIN and self.gain.low > 0
 
 
 def calibrate_model(asked: CalibrationRequest, terminal: Terminal) -> dict[str, Any]:
@@ -132,8 +136,10 @@ def calibrate_model(asked: CalibrationRequest, terminal: Terminal) -> dict[str, 
         "reason": found.reason,
         "ece_before": measurement_dict(found.before),
         "ece_after": measurement_dict(found.after),
+        "brier_gain": interval_dict(found.gain),
         "accuracy": None if found.accuracy is None else dict(zip(("before", "after"), map(interval_dict, found.accuracy), strict=True)),
         "n_fitted": found.n_fitted,
+        "n_cut": found.n_cut,
     }
 
 
@@ -165,13 +171,14 @@ def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: M
         near = closest(wrong.label, labels, n=1)
         hint = f"; did you mean `{near[0]}`?" if near else f"; the model's labels are {', '.join(labels[:10])}"
         raise DataError(f"{wrong.place}: the model has no label `{wrong.label}`{hint}")
-    first = np.array([is_first_half(row.text if row.second is None else f"{row.text}\n{row.second}") for row in rows])
-    _check_sides(first, "rows")
+    truth = np.array([numbers[row.label] for row in rows])
+    wholes = [row.text if row.second is None else f"{row.text}\n{row.second}" for row in rows]
+    first, numbered = _sides(wholes, truth, "rows", labels)
     texts = [row.text if row.second is None else (row.text, row.second) for row in rows]
-    logits = np.array([found.logits for found in model.classify(texts, truncate=True)])
+    said = model.classify(texts, truncate=True)
+    logits = np.array([found.logits for found in said])
     if logits.ndim != 2 or logits.shape[1] != len(labels):
         raise Unsupported("This model's labels do not exclude each other; one confidence of an answer is not defined for them.")
-    truth = np.array([numbers[row.label] for row in rows])
     choice = _choice(logits[first], truth[first], method, seed)
     fitted = choice.calibration
     assert not isinstance(fitted, Contextual | Batch | Pmi), "not among the candidates"
@@ -179,10 +186,22 @@ def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: M
     answers = kept_out.argmax(axis=1)
     correct = answers == truth[~first]
     sure = [softmax(kept_out)[np.arange(len(answers)), answers], class_confidence(fitted, kept_out, answers)]
-    before, after = (ece_equal_width(confidence, correct, ECE_BINS) for confidence in sure)
+    resampling = Resampling(clusters=numbered[~first])
+    before, after = (ece_equal_width(confidence, correct, ECE_BINS, resampling=resampling) for confidence in sure)
     curves = [reliability_curve(confidence, correct) for confidence in sure]
     return Calibrated(
-        "class", fitted, before, after, curves[0], curves[1], choice.reason, int(first.sum()), labels, confidence_counts(sure[1])
+        "class",
+        fitted,
+        before,
+        after,
+        curves[0],
+        curves[1],
+        choice.reason,
+        int(first.sum()),
+        _gain(*((confidence - correct) ** 2 for confidence in sure), clusters=numbered[~first]),
+        labels,
+        confidence_counts(sure[1]),
+        n_cut=sum(found.n_cut > 0 for found in said),
     )
 
 
@@ -196,21 +215,23 @@ def fit_answers(
     if method not in (None, "temperature", "vector"):
         raise Unsupported(f"`{method}` corrects one number an answer; closed answers are calibrated by `temperature` or `vector`.")
     answers = questions[0].answers
-    first = np.array([is_first_half(question.prompt) for question in questions])
-    _check_sides(first, "questions")
+    right = np.array([question.right for question in questions])
+    first, numbered = _sides([question.prompt for question in questions], right, "questions", answers)
     found = model.choose([(question.prompt, answers) for question in questions])
     for question, each in zip(questions, found, strict=True):
         if each.n_truncated:
             raise DataError(f"{question.place}: the prompt is {each.n_truncated} tokens longer than the model reads; shorten it.")
-    shares, right = np.array([each.shares for each in found]), np.array([question.right for question in questions])
+    shares = np.array([each.shares for each in found])
     choice = choose_calibration(shares[first], right[first], candidates=None if method is None else (method,), seed=seed)
     sides = [softmax(scores) for scores in (shares[~first], choice.apply(shares[~first]))]
     sure = [(rows.max(axis=1), rows.argmax(axis=1) == right[~first]) for rows in sides]
-    before, after = (ece_equal_width(*each, ECE_BINS) for each in sure)
+    resampling = Resampling(clusters=numbered[~first])
+    before, after = (ece_equal_width(*each, ECE_BINS, resampling=resampling) for each in sure)
     curves = [reliability_curve(*each) for each in sure]
+    truth = np.eye(len(answers))[right[~first]]
     fitted = choice.calibration
     assert fitted is None or isinstance(fitted, Temperature | VectorScaling | Batch), "the candidates"
-    accuracy = tuple(bootstrap_mean(correct, seed=seed) for _, correct in sure)
+    accuracy = tuple(bootstrap_mean(correct, seed=seed, clusters=numbered[~first].tolist()) for _, correct in sure)
     return Calibrated(
         "answer-set",
         fitted,
@@ -220,6 +241,7 @@ def fit_answers(
         curves[1],
         choice.reason,
         int(first.sum()),
+        _gain(*(((rows - truth) ** 2).sum(axis=1) for rows in sides), clusters=numbered[~first]),
         answers,
         confidence_counts(sure[1][0]),
         (accuracy[0], accuracy[1]),
@@ -249,11 +271,12 @@ def fit_next_token(model: LanguageModel, paths: Sequence[Path], *, text_field: s
     temperature = fit_temperature(model.net, encode_documents(model.tokenizer, sides[0]))
     score = score_language(model.net, encode_documents(model.tokenizer, sides[1]), temperatures=(1.0, temperature.temperature))
     lengths = [len(nats) for nats in score.token_nats]
-    resampling = Resampling(clusters=np.repeat(np.arange(len(lengths)), lengths))
+    resampling = Resampling(clusters=(of := np.repeat(np.arange(len(lengths)), lengths)))
     sure = [(score.confidences[t].confidence, score.confidences[t].correct) for t in (1.0, temperature.temperature)]
     before, after = (ece_equal_width(confidence, correct, ECE_BINS, resampling=resampling) for confidence, correct in sure)
     curves = [reliability_curve(confidence, correct) for confidence, correct in sure]
-    return Calibrated("next-token", temperature, before, after, curves[0], curves[1], "temperature", temperature.n)
+    gain = _gain(*((confidence - correct) ** 2 for confidence, correct in sure), clusters=of)
+    return Calibrated("next-token", temperature, before, after, curves[0], curves[1], "temperature", temperature.n, gain)
 
 
 def class_confidence(fitted: Fitted | None, logits: NDArray[np.float64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -269,10 +292,31 @@ def is_first_half(text: str) -> bool:
     return int(sha256_bytes(text.encode())[:8], 16) % 2 == 0
 
 
-def _check_sides(first: NDArray[np.bool_], what: str) -> None:
-    least = min(int(first.sum()), int((~first).sum()))
+def _sides(
+    texts: Sequence[str], right: NDArray[np.int64], what: str, answers: Sequence[str]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which rows are fitted on, and the number of each row's text: the same texts have the same.
+
+    DataError where a half has too few different texts, or where all rows have one right answer.
+    """
+    known: dict[str, int] = {}
+    numbered = np.array([known.setdefault(text, len(known)) for text in texts])
+    first = np.array([is_first_half(text) for text in texts])
+    least = min(len(np.unique(numbered[first])), len(np.unique(numbered[~first])))
     if least < LEAST_ROWS:
-        raise DataError(f"{len(first)} {what} are too few: each half needs {LEAST_ROWS}, and the smaller one has {least}; give more.")
+        raise DataError(
+            f"{len(first)} {what} are too few: each half needs {LEAST_ROWS} different ones, and the smaller one has {least}; give more."
+        )
+    if len(set(right.tolist())) == 1:
+        raise DataError(
+            f"all {len(first)} {what} have the right answer `{answers[right[0]]}`: a calibration would learn no more than to give it; "
+            "add some with other answers, as often as they come in use."
+        )
+    return first, numbered
+
+
+def _gain(before: NDArray[np.float64], after: NDArray[np.float64], *, clusters: NDArray[np.int64]) -> Interval:
+    return paired_difference(before, after, clusters=clusters.tolist())
 
 
 def reliability_curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Reliability:
@@ -312,3 +356,5 @@ def _show(found: Calibrated, terminal: Terminal) -> None:
         floor = "-" if measured.noise_floor is None else f"{measured.noise_floor.high:.4f}"
         rows.append((words(f"calibrate.{name}"), f"{measured.value:.4f}", str(measured.interval or "-"), floor, f"{measured.n:,}"))
     terminal.table([words(f"calibrate.{header}") for header in ("when", "ece", "interval", "floor", "n")], rows)
+    if found.n_cut:
+        terminal.say(words("calibrate.cut", n=f"{found.n_cut:,}"), style="dim")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.config import closest
-from touchstone.errors import DataError
+from touchstone.errors import DataError, printable
 from touchstone.text.read import ReadReport, list_files
-from touchstone.text.rows import read_jsonl
+from touchstone.text.rows import is_text, read_jsonl
 from touchstone.text.stream import Notes
 
 __all__ = ["QUESTION_SUFFIXES", "ClosedQuestion", "read_questions"]
@@ -65,6 +65,9 @@ def _question(fields: Mapping[str, Any], place: str) -> ClosedQuestion:
         hint = f"; is it `{near[0]}`?" if near else "."
         raise DataError(f"{place}: no field `{missing[0]}`{hint} A row is such as {_EXAMPLE}.")
     prompt, answers, answer = (fields[name] for name in _FIELDS)
+    for text in (prompt, *(answers if isinstance(answers, list) else ())):
+        if isinstance(text, str) and not is_text(text):
+            raise DataError(f"{place}: {printable(text, 80)} holds half of a surrogate pair, which is no character.")
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"{place}: `prompt` must be a text that is not empty, not {prompt!r}.")
     if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(each, str) and each for each in answers):

@@ -259,7 +259,8 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "floor": "噪声下限",
         "n": "答案数",
         "stored": "已写入 {folder} 的卡片：此后它的每个答案都带有校准过的置信度。",
-        "not_stored": "在没见过的答案上没有改善，所以什么也没有保存；{folder} 保持原样。",
+        "cut": "有 {n} 段文本超出模型一次能读的长度，已被截断。",
+        "not_stored": "在没见过的答案上，看不出超出偶然的改善，所以什么也没有保存；{folder} 保持原样。",
     },
     "assay": CHINESE_ASSAY,
     "suite": {

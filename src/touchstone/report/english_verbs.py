@@ -268,7 +268,8 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "floor": "noise floor",
         "n": "answers",
         "stored": "Kept in the card of {folder}: from now on its answers carry the calibrated confidence.",
-        "not_stored": "It does not help on answers it has not seen, so nothing was kept; {folder} is as it was.",
+        "cut": "{n} texts are longer than the model reads, and were cut.",
+        "not_stored": "On answers it has not seen, nothing became better beyond chance, so nothing was kept; {folder} is as it was.",
     },
     "assay": ENGLISH_ASSAY,
     "suite": {

@@ -10,7 +10,7 @@ from touchstone.config import closest
 from touchstone.errors import DataError, MissingPackage
 from touchstone.text.stream import MAX_LINE_CHARS, Notes, lines
 
-__all__ = ["Row", "read_csv", "read_jsonl", "read_parquet", "text_of"]
+__all__ = ["Row", "is_text", "read_csv", "read_jsonl", "read_parquet", "text_of"]
 
 
 class Row(NamedTuple):
@@ -92,12 +92,20 @@ def text_of(row: Row, text_field: str, path: Path) -> str:
         raise DataError(
             f"{path}:{row.line}: field `{text_field}` is {_kind(text)}, not text; correct the row or choose another `text_field`."
         )
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise DataError(f"{path}:{row.line}: field `{text_field}` holds half of a surrogate pair, which is no character.") from None
+    if not is_text(text):
+        raise DataError(f"{path}:{row.line}: field `{text_field}` holds half of a surrogate pair, which is no character.")
     return text
+
+
+def is_text(text: str) -> bool:
+    """Whether every character is one: halves of surrogate pairs are not."""
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _header(path: Path, values: list[str]) -> list[str]:
