@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -117,6 +118,22 @@ def test_the_running_mean_is_that_of_the_finite_values_around():
     assert found[151] == pytest.approx(np.mean([148, 149, 151, 152, 153, 154]))
     assert found[0] == np.mean([0, 1, 2, 3])
     assert math.isnan(plot._running_mean(np.array([math.nan]))[0])
+
+
+@pytest.mark.slow
+def test_validation_far_above_the_training_is_seen():
+    """Overfitting: many training losses near zero, a few validation losses far above them."""
+    losses = [2 / step for step in range(1, 3001)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = plot.loss_curve(
+            range(1, 3001), losses, words("en"), valid_steps=range(500, 3001, 500), valid_losses=[1.0, 1.1, 1.2, 1.3, math.inf, 1.4]
+        )
+    root = ElementTree.fromstring(svg)
+    height = float(root.attrib["viewBox"].split()[3])
+    inside = [float(mark.attrib["y"]) for mark in root.iter(f"{SVG}use") if "y" in mark.attrib and "x" in mark.attrib]
+    assert len(inside) >= 5
+    assert all(0 < y < height for y in inside)
 
 
 @pytest.mark.slow

@@ -85,10 +85,10 @@ def loss_curve(
                 label=words("plot.validation"),
             )
             axes.legend(frameon=False, fontsize=10)
-        shown = np.concatenate([y[len(y) // 50 :], np.asarray(valid_losses, dtype=np.float64)])
-        shown = shown[np.isfinite(shown)]
-        if len(shown):  # the first steps of a training are several times higher and would flatten the rest
-            low, high = shown.min(), np.quantile(shown, 0.995)
+        shown, points = (each[np.isfinite(each)] for each in (y[len(y) // 50 :], np.asarray(valid_losses, dtype=np.float64)))
+        if len(shown) or len(points):  # the first steps of a training are several times higher and would flatten the rest
+            ends = np.concatenate([np.quantile(shown, [0, 0.995]) if len(shown) else shown, points])
+            low, high = ends.min(), ends.max()
             axes.set_ylim(low - 0.06 * (high - low + 0.01), high + 0.06 * (high - low + 0.01))
         axes.set_xlim(left=0, right=max(x.max(initial=1), max(valid_steps, default=1)))
         axes.set_xlabel(words("plot.step"))
