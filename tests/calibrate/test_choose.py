@@ -298,5 +298,5 @@ def test_settings_and_rows_that_do_not_fit_are_refused():
 def test_a_domain_of_another_number_of_answers_is_refused():
     scores, labels = drawn(30, 17)
     assert isinstance(choose_calibration(scores, labels, domain=np.zeros(3), candidates=["pmi"]).calibration, Pmi | None)
-    with pytest.raises(DataError, match="4 answers"):
+    with pytest.raises(DataError, match="`domain` must be of the 3 answers"):
         choose_calibration(scores, labels, domain=np.zeros(4))

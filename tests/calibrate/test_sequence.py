@@ -204,7 +204,7 @@ def test_what_is_no_answer_is_refused():
         predictive_entropy(np.array([[0.5]]))
     with pytest.raises(DataError, match="`answer`"):
         self_consistency(np.array([[0, 1]]), np.array([0, 1]))
-    with pytest.raises(DataError, match="two finite"):
+    with pytest.raises(DataError, match="must be finite"):
         p_true(np.array([-np.inf]), np.array([0.0]))
 
 

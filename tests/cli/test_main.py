@@ -141,3 +141,64 @@ def test_the_exit_code_of_an_interrupted_run_is_that_of_ctrl_c(monkeypatch):
     assert finish(Terminal(), {"status": "interrupted"}) == 130
     assert finish(Terminal(), {"status": "problem"}) == 1
     assert finish(Terminal(), {"status": "finished"}) == 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_an_error_line_cannot_steer_the_terminal_and_its_document_is_utf8(flags, monkeypatch, capfdbinary):
+    told = "caf\udce9.csv:3: no label `\x1b]0;owned\x07\ud800x 标签\x9b`."
+
+    def refuse(lang, as_json):
+        raise ConfigError(told)
+
+    monkeypatch.setattr("touchstone.cli.session.open_terminal", refuse)
+    assert main(["doctor", *flags]) == 2
+    shown = capfdbinary.readouterr()
+    assert shown.err.decode() == "touchstone: caf\\udce9.csv:3: no label `\\x1b]0;owned\\x07\\ud800x 标签\\x9b`.\n"
+    assert (json.loads(shown.out.decode())["error"]["message"] == told) if flags else (shown.out == b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [
+        ("quickstart", True),
+        ("train gpt-small --data x", True),
+        ("evaluate m --suite piqa --results folder", True),
+        ("evaluate m --suite piqa", False),
+        ("evaluate m", False),
+        ("assay m --out folder", False),
+        ("calibrate m --data x", False),
+        ("convert m other", False),
+    ],
+)
+def test_ctrl_c_promises_to_go_on_only_where_the_verb_saves_on_its_way(words, goes_on, monkeypatch, capsys):
+    def stop(lang, as_json):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("touchstone.cli.session.open_terminal", stop)
+    assert main(words.split()) == 130
+    shown = capsys.readouterr().err
+    assert ("goes on from there" in shown, "begins anew" in shown) == (goes_on, not goes_on)
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "spelled"),
+    [
+        (["calibrate", "m"], "set `label_field` to it", "set `--label-field` to it"),
+        (["evaluate", "m"], "choose another `text_field`.", "choose another `--text-field`."),
+        (["train", "r"], "set `label_field` to it", "set `objective.label_field` to it"),
+        (["train", "r"], "`vocab_size` (9): set `vocab_size=5`", "`tokenizer.vocab_size` (9): set `tokenizer.vocab_size=5`"),
+        (["--json"], "`label_field`", "`label_field`"),
+        (["calibrate", "m"], "fields: `label`, `text`", "fields: `label`, `text`"),
+    ],
+)  # fmt: skip
+def test_a_setting_in_an_error_is_spelled_as_the_command_takes_it(words, told, spelled):
+    assert module._spelled(words, told) == spelled
+
+
+def test_the_settings_that_errors_name_are_settings_of_a_training():
+    from touchstone.train.objective_config import ClassifyConfig
+    from touchstone.train.run_config import RunConfig
+
+    for name, section in module._SECTIONS.items():
+        kinds = [ClassifyConfig] if section == "objective" else [RunConfig.model_fields[section].annotation]
+        assert any(name in str(getattr(kind, "model_fields", kind)) for kind in kinds), name

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from touchstone.cli.main import main
+from touchstone.models import build, encoder_spec
+from touchstone.models.checkpoint import save_model
 
 
 @pytest.fixture
@@ -165,3 +167,25 @@ def test_a_rehearsed_quickstart_says_how_long_it_takes(capsys, tmp_path, monkeyp
 def test_chinese_is_spoken_where_it_is_asked_for(capsys, model_folder):
     assert main(["inspect", str(model_folder), "--lang", "zh"]) == 0
     assert "参数量" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--data", "x", "--bad-rows", "strict"], "`--bad-rows` belongs to `--suite NAME`"),
+        (["--bad-rows", "cut", "--shots", "2"], "`--shots` and `--bad-rows` belong to `--suite NAME`"),
+        (["--suite", "probes", "--max-bytes", "5", "--text-field", "nosuch"], "`--text-field` and `--max-bytes` belong to a measurement"),
+        (["--suite", "probes", "--stride", "5"], "`--stride` belongs to a measurement without `--suite`"),
+    ],
+)
+def test_evaluate_refuses_an_option_that_would_change_nothing(words, named, model_folder, capsys):
+    assert main(["evaluate", str(model_folder), *words]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_evaluate_of_a_model_that_predicts_no_text_says_what_measures_it(tmp_path, capsys):
+    save_model(tmp_path / "encoder", build(encoder_spec(vocab_size=30, d_model=8, n_layers=1, n_heads=2, max_seq_len=16), seed=1))
+    assert main(["evaluate", str(tmp_path / "encoder"), "--data", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err
+    assert f"touchstone assay {tmp_path / 'encoder'} --data PATH" in shown
+    assert "--suite NAME" in shown

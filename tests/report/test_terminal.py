@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from touchstone.report.terminal import Terminal, visible
+from touchstone.report.terminal import Terminal, escaped_json, visible
 from touchstone.stats import Interval
 
 
@@ -158,3 +158,26 @@ def test_pieces_join_to_one_line():
     screen.terminal.say()
     screen.terminal.say("next")
     assert screen.out == "one two\\x1b[2J three\nnext\n"
+
+
+@pytest.mark.parametrize("width", [5, 20, 33])
+def test_a_narrow_screen_breaks_no_word_of_a_table(width):
+    screen = Screen(is_screen=True, width=width)
+    rows = [["calibration", "a long sentence of many words about the confidence"], ["speed", "1"]]
+    screen.terminal.table(["part", "what was found"], rows)
+    assert sorted(screen.out.split()) == sorted(" ".join(["part what was found", *map(" ".join, rows)]).split())
+
+
+def test_a_very_long_word_is_folded_where_the_screen_ends():
+    screen = Screen(is_screen=True, width=40)
+    screen.terminal.table(["file", "n"], [["x" * 100, 3]])
+    assert max(map(len, screen.out.splitlines())) <= 40
+    assert screen.out.count("x") == 100
+
+
+def test_json_of_any_text_is_utf8_that_reads_back():
+    document = {"label": "\ud800x 中文 \x1b]0;t\x07 \x9b \u202e", "file": "caf\udce9"}
+    line = escaped_json(document)
+    assert json.loads(line.encode()) == document
+    assert "中文" in line
+    assert visible(line) == line

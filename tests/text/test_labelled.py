@@ -1,11 +1,13 @@
 """Rows with labels and pairs of texts."""
 
 import gzip
+import itertools
 import json
 
 import pytest
 
 from touchstone.errors import DataError
+from touchstone.text import labelled
 from touchstone.text.labelled import label_names, read_labelled, read_pairs
 from touchstone.text.read import ReadReport
 
@@ -111,3 +113,13 @@ def test_real_rows_are_read_whole(test_data):
     assert (len(news), label_names([row.label for row in news])) == (1000, ("1", "2", "3", "4"))
     folder = test_data / "translation/multi30k"
     assert len(read_pairs([folder / "val.en.gz", folder / "val.de.gz"])) == 1014
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["1", "01", "001", "2"])))
+def test_numbers_that_are_equal_are_in_the_order_of_their_names(order, monkeypatch):
+    monkeypatch.setattr(labelled, "set", lambda labels: list(labels), raising=False)  # a set's order hangs on the process
+    assert label_names(order) == ("001", "01", "1", "2")
+
+
+def test_a_label_of_more_digits_than_a_number_may_have_is_a_name():
+    assert label_names(["9" * 5000, "10", "9"]) == ("10", "9", "9" * 5000)

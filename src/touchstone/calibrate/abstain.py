@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 
-from touchstone.calibrate.arrays import Correct, checked_scores
+from touchstone.calibrate.arrays import Correct, array_of, check_count, check_share, checked_applied, checked_scores, is_number, numbers
 from touchstone.calibrate.record import Record
 from touchstone.config import Config
 from touchstone.errors import ConfigError, DataError
@@ -51,7 +51,7 @@ class Ladder:
     shares: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        steps, shares = np.array(self.thresholds), np.array(self.shares)
+        steps, shares = numbers(self.thresholds, "`thresholds`"), numbers(self.shares, "`shares`")
         if steps.ndim != 1 or not steps.size or not np.isfinite(steps).all() or not (np.diff(steps) < 0).all():
             raise DataError("`thresholds` must be finite and fall, the strictest first, each once.")
         if shares.shape != steps.shape or not (shares >= 0).all() or not 0 < shares.sum() <= 1 + 1e-12:
@@ -64,8 +64,7 @@ def standard_thresholds(max_risk: float) -> Ladder:
     Half of delta is at 1 - max_risk: above it an honest confidence keeps the promise with most rows to show it. An eighth each is at
     a fourth and a sixteenth of that risk, for a model that is too sure of itself, and at 0.5 and 0, for one that is not sure enough.
     """
-    if not 0 < max_risk < 1:
-        raise ConfigError(f"`max_risk` must lie between 0 and 1, not {max_risk}.")
+    check_share("max_risk", max_risk)
     top, bottom = (math.log(p / (1 - p)) for p in (0.9999, 0.05))
     thresholds = (*(1 / (1 + np.exp(-np.linspace(top, bottom, N_THRESHOLDS - 1)))).tolist(), 0.0)
     shares = np.zeros(N_THRESHOLDS)
@@ -79,9 +78,8 @@ def share_thresholds(scores: Float[np.ndarray, " N"], n: int = N_THRESHOLDS) -> 
 
     For scores that are no probabilities, or that crowd together. No labels are needed, but the rows must not be those that are tested.
     """
-    found, _ = checked_scores(scores, np.zeros(len(scores)))
-    if n < 8:
-        raise ConfigError(f"`n`, the number of thresholds, must be at least 8, not {n}.")
+    found, _ = checked_scores(scores, np.zeros(array_of(scores, "`scores`").shape))
+    check_count("n", n, 8)
     quantiles = np.quantile(found, 1 - np.arange(1, n + 1) / n, method="lower")
     thresholds, place = np.unique(-quantiles, return_inverse=True)
     starts = [math.ceil(n * eighth / 8) - 1 for eighth in range(1, 9)]
@@ -142,11 +140,13 @@ class Abstention(Record):
         ladder: made without these rows; None = `standard_thresholds`, which are for confidences in 0 to 1.
         """
         graded = test == "hoeffding-bentkus"
-        sure, right = checked_scores(confidence, correct, graded=graded)
+        sure, right = checked_scores(confidence, correct, graded=graded, what="`confidence`")
         _check(max_risk, delta, test, level)
         if ladder is None:
-            checked_scores(confidence, correct, low=0, high=1, graded=graded)
+            checked_scores(confidence, correct, low=0, high=1, graded=graded, what="`confidence`")
             ladder = standard_thresholds(max_risk)
+        elif not isinstance(ladder, Ladder):
+            raise ConfigError(f"`ladder` must be a `Ladder`, as `share_thresholds` makes one, not a {type(ladder).__name__}.")
         tests = _tests(sure, right, ladder, max_risk, delta, hoeffding_bentkus_p_value if graded else binomial_p_value)
         kept = [each for each in tests if each.rejected]
         best = min(kept, key=lambda each: each.threshold, default=None)
@@ -172,8 +172,10 @@ class Abstention(Record):
         return Interval(self.coverage, low, high, self.level, self.n, "Dvoretzky-Kiefer-Wolfowitz, for all thresholds at once")
 
     def apply(self, confidence: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-        """True where to answer: nowhere, if nothing can be promised."""
-        sure = np.asarray(confidence, dtype=np.float64)
+        """True where to answer: nowhere, if nothing can be promised. Of `standard_thresholds`, confidences must lie in 0 to 1."""
+        is_standard = {test.threshold for test in self.tested} <= set(standard_thresholds(self.max_risk).thresholds)
+        low, high = (0.0, 1.0) if is_standard else (-math.inf, math.inf)
+        sure = checked_applied(confidence, "`confidence`", low=low, high=high)
         return sure >= self.threshold if self.threshold is not None else np.zeros(sure.shape, dtype=bool)
 
 
@@ -182,6 +184,7 @@ def binomial_p_value(n_wrong: float, n: int, max_risk: float) -> float:
 
     It is at most delta just where Clopper and Pearson's upper bound of the share, at 1 - delta, is at most max_risk.
     """
+    _check_counts("n_wrong", n_wrong, n, max_risk)
     if n_wrong >= n:
         return 1.0
     i = np.arange(1, int(n_wrong) + 1)
@@ -195,6 +198,7 @@ def hoeffding_bentkus_p_value(loss: float, n: int, max_risk: float) -> float:
 
     Where losses are 0 or 1 it is never below the binomial one.
     """
+    _check_counts("loss", loss, n, max_risk)
     if n == 0 or loss >= n * max_risk:
         return 1.0
     mean = loss / n
@@ -224,9 +228,15 @@ def _tests(
     return tests
 
 
+def _check_counts(name: str, wrong: float, n: int, max_risk: float) -> None:
+    check_count("n", n, 0)
+    check_share("max_risk", max_risk)
+    if not is_number(wrong) or not 0 <= wrong <= n * (1 + 1e-9):  # a sum of losses may round above n
+        raise ConfigError(f"`{name}` must lie in 0 to `n` ({n}), not {wrong!r}.")
+
+
 def _check(max_risk: float, delta: float, test: str, level: float) -> None:
     for name, value in (("max_risk", max_risk), ("delta", delta), ("level", level)):
-        if not 0 < value < 1:
-            raise ConfigError(f"`{name}` must lie between 0 and 1, not {value}.")
+        check_share(name, value)
     if test not in ("clopper-pearson", "hoeffding-bentkus"):
         raise ConfigError(f"`test` must be `clopper-pearson` or `hoeffding-bentkus`, not `{test}`.")

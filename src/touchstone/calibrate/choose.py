@@ -15,12 +15,22 @@ Yang et al. 2024 (mutual information to select prompts).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float64, Integer
 
-from touchstone.calibrate.arrays import Confidence, Correct, checked_labels, checked_logits, checked_scores, log_softmax
+from touchstone.calibrate.arrays import (
+    Confidence,
+    Correct,
+    bounded,
+    check_count,
+    checked_labels,
+    checked_logits,
+    checked_scores,
+    log_softmax,
+    numbers,
+)
 from touchstone.calibrate.fit import MAX_CLASSES, Calibration, HistogramBinning, Isotonic, Platt, Temperature, VectorScaling
 from touchstone.calibrate.prior import Batch, Contextual, Pmi
 from touchstone.config import unknown_name
@@ -41,6 +51,7 @@ CONFIDENCE_CANDIDATES = ("none", "platt", "histogram", "isotonic")
 
 Fitted = Calibration | Contextual | Batch | Pmi
 _Fit = Callable[[np.ndarray], Fitted | None]  # of the rows with these numbers
+P = TypeVar("P", Contextual, Pmi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ class CalibrationChoice:
 
     def apply(self, scores: Float[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
         """The scores as the chosen calibration makes them; as they are for "none"."""
-        return np.asarray(scores, dtype=np.float64) if self.calibration is None else self.calibration.apply(scores)
+        return numbers(scores, "Scores") if self.calibration is None else self.calibration.apply(scores)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a report."""
@@ -124,7 +135,7 @@ def choose_calibration(
     table = tuple(
         Candidate(
             name,
-            {"nll": _mean(losses["nll"][name], seed), "accuracy": _mean(1 - losses["accuracy"][name], seed)},
+            {"nll": _mean(losses["nll"][name], np.inf, seed), "accuracy": _mean(1 - losses["accuracy"][name], 1.0, seed)},
             int((held_out[name].argmax(axis=1) != plain).sum()),
             None if name == best else paired_difference(losses[criterion][name], losses[criterion][best], seed=seed),
         )
@@ -141,7 +152,7 @@ def choose_confidence(
 
     candidates: None = all of CONFIDENCE_CANDIDATES.
     """
-    sure, right = checked_scores(confidence, correct, low=0, high=1)
+    sure, right = checked_scores(confidence, correct, low=0, high=1, what="`confidence`")
     names = _names(candidates, CONFIDENCE_CANDIDATES, {})
     fits: dict[str, _Fit] = {
         "none": lambda rows: None,
@@ -155,7 +166,7 @@ def choose_confidence(
     table = tuple(
         Candidate(
             name,
-            {"brier": _mean(losses[name], seed)},
+            {"brier": _mean(losses[name], 1.0, seed)},
             0,
             None if name == best else paired_difference(losses[name], losses[best], seed=seed),
         )
@@ -177,6 +188,7 @@ def choose_without_labels(
     class_shares: the true share of each class where these rows come from, if it is known; without it the choice is "none", and the table
     only shows how many answers hang on it. Rows are taken as a sample: shares of answers carry their error.
     """
+    check_count("seed", seed, 0)
     z = checked_logits(scores, what="Scores")
     lacking = {name: lack for name, lack in _lacking(z, content_free, domain).items() if name in WITHOUT_LABELS}
     names = [name for name in WITHOUT_LABELS if name not in lacking]
@@ -240,17 +252,25 @@ def _score_fits(z: np.ndarray, classes: np.ndarray | None, content_free: np.ndar
         fits["batch with labels"] = lambda rows: Batch.fit_labelled(z[rows], classes[rows])
         fits["vector"] = lambda rows: VectorScaling.fit(z[rows], classes[rows])
     if content_free is not None:
-        contextual = Contextual.fit(content_free)
+        contextual = _of_all_answers("content_free", Contextual.fit(content_free), z)
         fits["contextual"] = lambda rows: contextual
     if domain is not None:
-        pmi = Pmi.fit(domain)
+        pmi = _of_all_answers("domain", Pmi.fit(domain), z)
         fits["pmi"] = lambda rows: pmi
     return fits
 
 
+def _of_all_answers(name: str, prior: P, z: np.ndarray) -> P:
+    if len(prior.log_prior) != z.shape[1]:
+        raise DataError(f"`{name}` must be of the {z.shape[1]} answers that the scores are of, not of {len(prior.log_prior)}.")
+    return prior
+
+
 def _folds(groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
     """The fold of each row: every group spread evenly over the folds, at random."""
-    if not 2 <= n_folds <= len(groups):
+    check_count("seed", seed, 0)
+    check_count("n_folds", n_folds, 2)
+    if n_folds > len(groups):
         raise ConfigError(f"`n_folds` ({n_folds}) must be at least 2 and at most the number of rows ({len(groups)}).")
     order = np.random.default_rng(seed).permutation(len(groups))
     order = order[np.argsort(groups[order], kind="stable")]
@@ -281,12 +301,13 @@ def _least_flexible(names: Sequence[str], losses: Mapping[str, np.ndarray]) -> t
     raise AssertionError("the best is among the names")
 
 
-def _mean(values: np.ndarray, seed: int) -> Interval:
-    return bootstrap_mean(values, seed=seed)
+def _mean(values: np.ndarray, most: float, seed: int) -> Interval:
+    """Of values that lie in 0 to most."""
+    return bounded(bootstrap_mean(values, seed=seed), 0.0, most)
 
 
 def _shares(class_shares: np.ndarray, n_classes: int) -> np.ndarray:
-    shares = np.asarray(class_shares, dtype=np.float64)
+    shares = numbers(class_shares, "`class_shares`")
     if shares.shape != (n_classes,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-6:
         raise DataError(f"`class_shares` must be {n_classes} numbers of 0 or more that sum to 1, not {class_shares}.")
     return shares

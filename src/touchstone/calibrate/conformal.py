@@ -26,9 +26,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer
 from pydantic import Field, model_validator
 
-from touchstone.calibrate.arrays import checked_distributions, checked_labels
-from touchstone.calibrate.record import Record
-from touchstone.config import Config, unknown_name
+from touchstone.calibrate.arrays import array_of, check_count, check_share, checked_distributions, checked_labels, is_number, numbers
+from touchstone.calibrate.record import Record, method_of
+from touchstone.config import Config
 from touchstone.errors import ConfigError, DataError
 from touchstone.stats import Interval, clopper_pearson
 
@@ -61,6 +61,10 @@ class CoverageLaw:
     a: int
     b: int
 
+    def __post_init__(self) -> None:
+        check_count("a", self.a)
+        check_count("b", self.b, 0)
+
     @property
     def mean(self) -> float:
         """The coverage that is promised, at least 1 - alpha."""
@@ -75,6 +79,7 @@ class CoverageLaw:
 
 def coverage_law(n: int, alpha: float) -> CoverageLaw:
     """The law for n calibration rows, exact where their scores have no ties."""
+    check_count("n", n, 0)
     n_above = _n_above(n, alpha)
     return CoverageLaw(n + 1 - n_above, n_above)
 
@@ -218,10 +223,7 @@ _SETS: dict[str, type[LAC] | type[APS] | type[RAPS]] = {"lac": LAC, "aps": APS, 
 
 def conformal_from_dict(record: Mapping[str, Any]) -> LAC | APS | RAPS:
     """The conformal sets that a record describes, by its `method`; UnknownName if there is no such method."""
-    method = record.get("method")
-    if method not in _SETS:
-        raise unknown_name("conformal method", str(method), _SETS)
-    return _SETS[method].from_dict(record)
+    return _SETS[method_of(record, "conformal method", _SETS)].from_dict(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,8 @@ class SetQuality:
 
 def set_quality(sets: Bool[np.ndarray, "N V"], labels: Labels, *, level: float = 0.95) -> SetQuality:
     """Coverage and size of sets, intervals by Clopper and Pearson: as if rows were independent."""
-    held = np.asarray(sets)
+    check_share("level", level)
+    held = array_of(sets, "Sets")
     if held.ndim != 2 or held.size == 0 or held.dtype != np.bool_:
         raise DataError(f"Sets must be a row of True and False for each item, (N, V), not {held.dtype} of shape {held.shape}.")
     classes = checked_labels(labels, *held.shape)
@@ -258,8 +261,8 @@ def set_quality(sets: Bool[np.ndarray, "N V"], labels: Labels, *, level: float =
 
 def _n_above(n: int, alpha: float) -> int:
     """floor((n + 1) alpha), alpha being the decimal that was written: 30 * 0.1 is 3, and not a hair above."""
-    if not 0 < alpha < 1:
-        raise ConfigError(f"`alpha`, the share of sets that may miss the right answer, must lie between 0 and 1, not {alpha}.")
+    if not is_number(alpha) or not 0 < alpha < 1:
+        raise ConfigError(f"`alpha`, the share of sets that may miss the right answer, must lie between 0 and 1, not {alpha!r}.")
     return math.floor((n + 1) * Fraction(repr(float(alpha))))
 
 
@@ -270,7 +273,7 @@ def _threshold(scores: np.ndarray, alpha: float) -> SetThreshold:
 
 def _blank(probabilities: np.ndarray, alpha: float, by_class: bool) -> dict[str, Any]:
     """The fields that all share, before any row was seen."""
-    n_classes = np.shape(probabilities)[-1] if np.ndim(probabilities) == 2 else 1
+    n_classes = checked_distributions(probabilities).shape[1]
     empty = _threshold(np.zeros(0), alpha)
     return {"alpha": float(alpha), "n_classes": n_classes, "by_class": by_class, "thresholds": (empty,) * (n_classes if by_class else 1)}
 
@@ -298,7 +301,7 @@ def _accumulated(rows: np.ndarray, chance: Chance | None) -> tuple[np.ndarray, n
 def _chances(chance: Chance | None, n: int) -> np.ndarray:
     if chance is None:
         return np.zeros(n)
-    found = np.asarray(chance, dtype=np.float64)
+    found = numbers(chance, "`chance`")
     if found.shape != (n,) or not ((found >= 0) & (found <= 1)).all():
         raise DataError(f"`chance` must be a number in 0 to 1 for each of {n} rows, not of shape {found.shape}.")
     return found

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from touchstone.calibrate.arrays import sigmoid
+from touchstone.calibrate.arrays import check_count, check_share, numbers, sigmoid
 from touchstone.errors import ConfigError, DataError
 
 __all__ = ["N_BINS", "DriftAlarm", "DriftCheck", "Jumper", "confidence_counts"]
@@ -84,20 +84,22 @@ class DriftCheck:
 
     fitted: `confidence_counts` of answers that were not fitted to, one a question. false_alarm_rate: the probability that an alarm is ever
     raised while live confidences are exchangeable with those; later alarms than the first are not raised.
-    Raises ConfigError for counts that are none, too few, or of other bins.
+    Raises ConfigError for counts that are none, too few, or of other bins; DataError for what is no number.
     """
 
     def __init__(self, fitted: Sequence[int], *, false_alarm_rate: float = 0.01, seed: int = 0) -> None:
-        if not 0 < false_alarm_rate < 1:
-            raise ConfigError(f"`false_alarm_rate` ({false_alarm_rate}) must be above 0 and below 1.")
-        if len(fitted) != N_BINS or min(fitted) < 0 or sum(fitted) < LEAST_FITTED:
+        check_share("false_alarm_rate", false_alarm_rate)
+        check_count("seed", seed, 0)
+        counts = numbers(fitted, "`fitted`")
+        are_counts = counts.shape == (N_BINS,) and np.isfinite(counts).all() and (counts >= 0).all() and not (counts % 1).any()
+        if not are_counts or counts.sum() < LEAST_FITTED:
             raise ConfigError(
-                f"`fitted` must be {N_BINS} counts, together {LEAST_FITTED} or more, not {len(fitted)} with a sum of {sum(fitted)}."
+                f"`fitted` must be {N_BINS} counts, together {LEAST_FITTED} or more, not of shape {counts.shape}, sum {counts.sum():g}."
             )
         self.false_alarm_rate = false_alarm_rate
         self.alarm: DriftAlarm | None = None
         self.n = 0  # live confidences so far
-        self._fitted = np.array(fitted, dtype=np.int64)
+        self._fitted = counts.astype(np.int64)
         self._live = np.zeros(N_BINS, dtype=np.int64)
         self._rng = np.random.default_rng(seed)
         self._jumper, self._highest = Jumper(), 1.0
@@ -155,7 +157,7 @@ class DriftCheck:
 
 
 def _bins(confidences: np.ndarray) -> np.ndarray:
-    values = np.asarray(confidences, dtype=np.float64)
+    values = numbers(confidences, "Confidences")
     if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
         raise DataError(f"Confidences must be a row of numbers from 0 to 1, not of shape {values.shape} or beyond.")
     return np.searchsorted(EDGES, values, side="right")

@@ -17,10 +17,20 @@ import numpy as np
 from jaxtyping import Float, Float64, Integer
 from pydantic import Field, model_validator
 
-from touchstone.calibrate.arrays import Confidence, Correct, checked_labels, checked_logits, checked_scores, sigmoid, softmax
+from touchstone.calibrate.arrays import (
+    Confidence,
+    Correct,
+    checked_applied,
+    checked_labels,
+    checked_logits,
+    checked_scores,
+    is_number,
+    numbers,
+    sigmoid,
+    softmax,
+)
 from touchstone.calibrate.measure import Binning, bin_tops
-from touchstone.calibrate.record import Record
-from touchstone.config import unknown_name
+from touchstone.calibrate.record import Record, method_of
 from touchstone.errors import ConfigError, DataError
 
 __all__ = [
@@ -71,6 +81,8 @@ class TemperatureLoss:
 
 def temperature_loss(logits: Float[np.ndarray, "N V"], labels: Integer[np.ndarray, " N"], temperature: float) -> TemperatureLoss:
     """What one chunk of logits adds to the loss at a temperature; -inf marks an answer that cannot be given."""
+    if not is_number(temperature) or not 0 < temperature < np.inf:
+        raise ConfigError(f"`temperature` must be above 0 and finite, not {temperature!r}.")
     z, labels = _logits(logits, labels)
     beta, rows = 1 / temperature, np.arange(len(z))
     z = z - z.max(axis=1, keepdims=True)
@@ -115,6 +127,8 @@ class Temperature(Record):
         loss_at: the sum of `temperature_loss` over all chunks, or the same sums by other means.
         tolerance: relative step of T at which the search ends; 1e-4 saves about one pass.
         """
+        if not is_number(tolerance) or not 0 < tolerance < 1:
+            raise ConfigError(f"`tolerance`, a relative step, must lie between 0 and 1, not {tolerance!r}.")
         start = at = best = loss_at(1.0)
         if start.n < 1:
             raise DataError("A temperature needs at least one item to fit on.")
@@ -142,7 +156,7 @@ class Temperature(Record):
 
     def apply(self, logits: Float[np.ndarray, "... V"]) -> Float64[np.ndarray, "... V"]:
         """The calibrated logits."""
-        return np.asarray(logits, dtype=np.float64) / self.temperature
+        return _applied_logits(logits) / self.temperature
 
 
 class VectorScaling(Record):
@@ -167,8 +181,8 @@ class VectorScaling(Record):
         """Minimise mean NLL + l2/2 (|w - 1|^2 + |b|^2) by Newton; the penalty holds classes that were hardly seen where they were."""
         z, labels = _logits(logits, labels)
         n, n_classes = z.shape
-        if n_classes > MAX_CLASSES or not np.isfinite(z).all() or l2 <= 0:
-            raise ConfigError(f"Vector scaling takes finite logits of up to {MAX_CLASSES} classes ({n_classes}) and `l2` above 0 ({l2}).")
+        if n_classes > MAX_CLASSES or not np.isfinite(z).all() or not is_number(l2) or not 0 < l2 < np.inf:
+            raise ConfigError(f"Vector scaling takes finite logits of up to {MAX_CLASSES} classes ({n_classes}) and `l2` above 0 ({l2!r}).")
         target = np.eye(n_classes)[labels]
         identity = np.repeat([1.0, 0.0], n_classes)
 
@@ -201,8 +215,12 @@ class VectorScaling(Record):
         return cls(weights=tuple(weights), biases=tuple(biases), l2=l2, n=n, nll_before=nll_at(identity), nll_after=nll_at(theta))
 
     def apply(self, logits: Float[np.ndarray, "... V"]) -> Float64[np.ndarray, "... V"]:
-        """The calibrated logits."""
-        return np.asarray(logits, dtype=np.float64) * np.array(self.weights) + np.array(self.biases)
+        """The calibrated logits; an answer at -inf stays there."""
+        z = _applied_logits(logits)
+        if z.shape[-1] != len(self.weights):
+            raise DataError(f"Logits must be of the {len(self.weights)} classes that were fitted, not of {z.shape[-1]} (shape {z.shape}).")
+        scaled = np.where(np.isneginf(z), 0.0, z) * np.array(self.weights) + np.array(self.biases)
+        return np.where(np.isneginf(z), -np.inf, scaled)
 
 
 class Platt(Record):
@@ -237,7 +255,7 @@ class Platt(Record):
 
     def apply(self, scores: Float[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
         """The calibrated confidences."""
-        return sigmoid(self.slope * np.asarray(scores, dtype=np.float64) + self.intercept)
+        return sigmoid(self.slope * checked_applied(scores, "`scores`") + self.intercept)
 
 
 class HistogramBinning(Record):
@@ -257,7 +275,7 @@ class HistogramBinning(Record):
     @classmethod
     def fit(cls, confidence: Confidence, correct: Correct, bins: int = 15, *, binning: Binning = "equal width") -> "HistogramBinning":
         """Accuracy of every bin."""
-        sure, right = checked_scores(confidence, correct, low=0, high=1)
+        sure, right = checked_scores(confidence, correct, low=0, high=1, what="`confidence`")
         tops = bin_tops(sure, bins, binning)
         place = np.searchsorted(tops, sure)
         hits, counts = np.bincount(place, right, bins), np.bincount(place, minlength=bins)
@@ -267,7 +285,7 @@ class HistogramBinning(Record):
 
     def apply(self, confidence: Float[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
         """The calibrated confidences; one above every bin takes the last."""
-        place = np.searchsorted(self.tops, np.asarray(confidence, dtype=np.float64))
+        place = np.searchsorted(self.tops, checked_applied(confidence, "`confidence`", low=0, high=1))
         return np.array(self.values)[np.minimum(place, len(self.values) - 1)]
 
 
@@ -305,7 +323,7 @@ class Isotonic(Record):
 
     def apply(self, scores: Float[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
         """The calibrated confidences; beyond the fitted scores the end values hold."""
-        return np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.values)
+        return np.interp(checked_applied(scores, "`scores`"), self.scores, self.values)
 
 
 Calibration = Temperature | VectorScaling | Platt | HistogramBinning | Isotonic
@@ -320,10 +338,7 @@ _METHODS: dict[str, type[Calibration]] = {
 
 def calibration_from_dict(record: Mapping[str, Any]) -> Calibration:
     """The calibration that a record describes, by its `method`; UnknownName if there is no such method."""
-    method = record.get("method")
-    if method not in _METHODS:
-        raise unknown_name("calibration method", str(method), _METHODS)
-    return _METHODS[method].from_dict(record)
+    return _METHODS[method_of(record, "calibration method", _METHODS)].from_dict(record)
 
 
 def _newton(
@@ -345,6 +360,13 @@ def _newton(
         theta = theta + scale * step
         value = objective(theta)
     return theta
+
+
+def _applied_logits(logits: Any) -> np.ndarray:
+    z = numbers(logits, "Logits")
+    if z.ndim < 1 or np.isnan(z).any() or (z == np.inf).any():
+        raise DataError(f"Logits must be rows of numbers, finite, or -inf for an answer that cannot be given; their shape is {z.shape}.")
+    return z
 
 
 def _logits(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,18 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Integer
 
-from touchstone.calibrate.arrays import Confidence, Correct, checked_distributions, checked_labels
+from touchstone.calibrate.arrays import (
+    Confidence,
+    Correct,
+    array_of,
+    bounded,
+    check_count,
+    check_share,
+    checked_distributions,
+    checked_labels,
+    is_number,
+    numbers,
+)
 from touchstone.errors import ConfigError, DataError
 from touchstone.stats import Interval, bootstrap_mean, bootstrap_ratio, bootstrap_statistic, clopper_pearson
 
@@ -63,6 +74,11 @@ class Resampling:
     level: float = 0.95
     n_resamples: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share("level", self.level)
+        check_count("n_resamples", self.n_resamples)
+        check_count("seed", self.seed, 0)
 
 
 DEFAULT_RESAMPLING = Resampling()
@@ -131,6 +147,7 @@ def classwise_ece(
     resampling: Resampling | None = DEFAULT_RESAMPLING,
 ) -> Measurement:
     """Mean over classes of the equal-width ECE of "is it this class?"; the noise floor draws the classes independently."""
+    check_count("bins", bins)
     rows, labels = _distributions(probabilities, labels)
     n, n_classes = rows.shape
     is_class = labels[:, None] == np.arange(n_classes)
@@ -163,7 +180,7 @@ def noise_floor(
     confidence: Confidence, bins: int = 15, *, binning: Binning = "equal width", resampling: Resampling = DEFAULT_RESAMPLING
 ) -> Interval:
     """The ECE that an exactly calibrated model with these confidences shows at this n: mean and range over simulations."""
-    sure, _ = _pairs(confidence, np.zeros(len(confidence), dtype=bool))
+    sure, _ = _pairs(confidence, np.zeros(array_of(confidence, "Confidences").shape))
     place = np.searchsorted(bin_tops(sure, bins, binning), sure)
     return _floor(_ece, place, sure, bins, resampling)
 
@@ -172,6 +189,7 @@ def reliability_table(
     confidence: Confidence, correct: Correct, bins: int = 15, *, binning: Binning = "equal width", level: float = 0.95
 ) -> list[ReliabilityRow]:
     """The bins of a reliability diagram, lowest confidence first, empty ones included."""
+    check_share("level", level)
     sure, right = _pairs(confidence, correct)
     tops = bin_tops(sure, bins, binning)
     place = np.searchsorted(tops, sure)
@@ -191,13 +209,13 @@ def brier_multiclass(
     """Brier score in its sum form, between 0 and 2: mean of sum_k (p_k - 1[y = k])^2."""
     rows, labels = _distributions(probabilities, labels)
     chosen = rows[np.arange(len(rows)), labels]
-    return _mean("Brier score", "sum over classes", (rows**2).sum(axis=1) - 2 * chosen + 1, resampling)
+    return _mean("Brier score", "sum over classes", (rows**2).sum(axis=1) - 2 * chosen + 1, 2.0, resampling)
 
 
 def brier_top_label(confidence: Confidence, correct: Correct, *, resampling: Resampling | None = DEFAULT_RESAMPLING) -> Measurement:
     """Brier score of the answer given, between 0 and 1: mean of (confidence - correct)^2."""
     sure, right = _pairs(confidence, correct)
-    return _mean("Brier score", "top label", (sure - right) ** 2, resampling)
+    return _mean("Brier score", "top label", (sure - right) ** 2, 1.0, resampling)
 
 
 def nll(
@@ -210,7 +228,7 @@ def nll(
         raise DataError(
             f"The NLL is infinite: the label of row {int(np.argmin(chosen))} has probability 0; smooth the probabilities first."
         )
-    return _mean("NLL", "nats, mean over rows", -np.log(chosen), resampling)
+    return _mean("NLL", "nats, mean over rows", -np.log(chosen), np.inf, resampling)
 
 
 def aurc(confidence: Confidence, correct: Correct, *, resampling: Resampling | None = DEFAULT_RESAMPLING) -> Measurement:
@@ -230,8 +248,8 @@ def prr(
 
     max_rejection: the largest share of answers ever rejected. Raises DataError if the answers are all right or all wrong.
     """
-    if not 0 < max_rejection <= 1:
-        raise ConfigError(f"`max_rejection` must be above 0 and at most 1, not {max_rejection}.")
+    if not is_number(max_rejection) or not 0 < max_rejection <= 1:
+        raise ConfigError(f"`max_rejection` must be above 0 and at most 1, not {max_rejection!r}.")
     name = f"mean accuracy kept over rejections up to {max_rejection:g}"
     return _ranked("PRR", partial(_prr, max_rejection=max_rejection), name, confidence, correct, (-np.inf, 1.0), resampling, both=True)
 
@@ -243,8 +261,7 @@ def auroc(confidence: Confidence, correct: Correct, *, resampling: Resampling | 
 
 def bin_tops(confidence: Confidence, bins: int, binning: Binning) -> np.ndarray:
     """Upper edge of each bin, ascending: `searchsorted(tops, confidence)` is the bin of each confidence."""
-    if bins < 1:
-        raise ConfigError(f"`bins` must be at least 1, not {bins}.")
+    check_count("bins", bins)
     if binning == "equal width":
         return np.arange(1, bins + 1) / bins
     if binning != "equal mass":
@@ -314,11 +331,11 @@ def _ranked(
     if levels.size > _GROUPS:  # the spread, not the value, is taken from coarser levels
         place = place * _GROUPS // levels.size
     interval = _interval(statistic, value, place, 1 - right, int(place.max()) + 1, bootstrap_units(len(sure), resampling), resampling)
-    interval = replace(interval, low=max(interval.low, limits[0]), high=min(interval.high, limits[1]))
-    return Measurement(name, value, estimator, None, len(sure), interval)
+    return Measurement(name, value, estimator, None, len(sure), bounded(interval, *limits))
 
 
-def _mean(name: str, estimator: str, values: np.ndarray, resampling: Resampling | None) -> Measurement:
+def _mean(name: str, estimator: str, values: np.ndarray, most: float, resampling: Resampling | None) -> Measurement:
+    """The mean of losses that lie in 0 to most."""
     interval = None
     if resampling is not None:
         how: Any = {"level": resampling.level, "n_resamples": resampling.n_resamples, "seed": resampling.seed}
@@ -327,6 +344,7 @@ def _mean(name: str, estimator: str, values: np.ndarray, resampling: Resampling 
         else:
             cluster = _clusters(len(values), resampling.clusters)
             interval = bootstrap_ratio(np.bincount(cluster, values), np.bincount(cluster), **how)
+        interval = bounded(interval, 0.0, most)
     return Measurement(name, float(values.mean()), estimator, None, len(values), interval)
 
 
@@ -427,15 +445,20 @@ def _interval(
 
 
 def _reflected(interval: Interval) -> Interval:
-    low, high = 2 * interval.value - interval.high, 2 * interval.value - interval.low
-    return replace(interval, low=max(0.0, min(low, interval.value)), high=max(high, interval.value), method=f"reflected {interval.method}")
+    """Of an error in 0 to 1, turned round its value, which stays inside."""
+    value = interval.value
+    low, high = np.minimum(2 * value - interval.high, value), np.maximum(2 * value - interval.low, value)  # NaN stays NaN
+    return bounded(replace(interval, low=float(low), high=float(high), method=f"reflected {interval.method}"), 0.0, 1.0)
 
 
 def _clusters(n: int, clusters: Sequence[Any] | np.ndarray) -> np.ndarray:
-    names = np.asarray(clusters)
+    names = array_of(clusters, "`clusters`")
     if names.shape != (n,):
         raise DataError(f"`clusters` must name the cluster of each of the {n} rows; its shape is {names.shape}.")
-    return np.unique(names, return_inverse=True)[1]
+    try:
+        return np.unique(names, return_inverse=True)[1]
+    except TypeError:
+        raise DataError("`clusters` must be all names or all numbers, which can be told apart by their order.") from None
 
 
 def _floor(statistic: _Statistic, place: np.ndarray, sure: np.ndarray, n_places: int, resampling: Resampling) -> Interval:
@@ -458,13 +481,15 @@ def _floor(statistic: _Statistic, place: np.ndarray, sure: np.ndarray, n_places:
 
 def _pairs(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 rows of one length, checked; rounding just above 1 is taken as 1."""
-    sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    sure, right = numbers(confidence, "Confidences"), numbers(correct, "`correct`")
     if sure.ndim != 1 or sure.shape != right.shape or sure.size == 0:
-        raise DataError(f"Confidences and answers must be non-empty rows of one length, not of shapes {sure.shape} and {right.shape}.")
+        raise DataError(
+            f"Confidences and answers (`correct`) must be non-empty rows of one length, not of shapes {sure.shape} and {right.shape}."
+        )
     if not ((sure >= 0) & (sure <= 1 + 1e-6)).all():
         raise DataError(f"Confidences must lie in 0 to 1; these span {sure.min():g} to {sure.max():g}.")
     if not ((right == 0) | (right == 1)).all():
-        raise DataError("Each answer must be right (True, 1) or wrong (False, 0).")
+        raise DataError("`correct`: each answer must be right (True, 1) or wrong (False, 0).")
     return np.minimum(sure, 1.0), right
 
 

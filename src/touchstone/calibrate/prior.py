@@ -18,9 +18,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Integer
 from pydantic import Field, model_validator
 
-from touchstone.calibrate.arrays import checked_distributions, checked_labels, checked_logits, log_softmax
-from touchstone.calibrate.record import Record
-from touchstone.config import unknown_name
+from touchstone.calibrate.arrays import checked_distributions, checked_labels, checked_logits, log_softmax, numbers
+from touchstone.calibrate.record import Record, method_of
 from touchstone.errors import DataError
 
 __all__ = ["Batch", "Contextual", "Pmi", "first_token_scores", "prior_from_dict"]
@@ -41,9 +40,11 @@ class _Prior(Record):
     n: int = Field(ge=1)  # inputs it was read from
 
     def _rows(self, logprobs: np.ndarray) -> np.ndarray:
-        rows = np.asarray(logprobs, dtype=np.float64)
+        rows = numbers(logprobs, "Log-probabilities (`logprobs`)")
         if rows.ndim < 1 or rows.shape[-1] != len(self.log_prior):
-            raise DataError(f"This prior is of {len(self.log_prior)} answers; the log-probabilities have the shape {rows.shape}.")
+            raise DataError(f"This prior is of {len(self.log_prior)} answers; `logprobs` has the shape {rows.shape}.")
+        if np.isnan(rows).any() or (rows == np.inf).any():
+            raise DataError("`logprobs` must be finite, or -inf for an answer that cannot be given.")
         return rows
 
 
@@ -55,7 +56,7 @@ class Contextual(_Prior):
     @classmethod
     def fit(cls, content_free: LogProbs) -> Self:
         """content_free: log-probabilities of the answers after each of N inputs without content, three of them in the paper."""
-        return cls(log_prior=_log_mean(content_free, "content-free inputs"), n=len(content_free))
+        return cls(log_prior=_log_mean(content_free, "content_free"), n=len(content_free))
 
     def apply(self, logprobs: Float[np.ndarray, "... K"]) -> Float64[np.ndarray, "... K"]:
         """The calibrated log-probabilities; they sum to one."""
@@ -76,17 +77,17 @@ class Batch(_Prior):
     @classmethod
     def fit(cls, logprobs: LogProbs) -> Self:
         """logprobs: of a batch of real questions, from the same prompt and the same mixture of classes as what will be asked."""
-        rows = _distributions(logprobs, "rows")
+        rows = _distributions(logprobs, "logprobs")
         best = np.bincount(rows.argmax(axis=1))
         top_share = float(best.max() / len(rows))
         doubt: Doubt = "few rows" if len(rows) < rows.shape[1] else "one answer" if top_share >= MOSTLY_ONE else "none"
-        return cls(log_prior=_log_mean(logprobs, "rows"), n=len(rows), top_share=top_share, doubt=doubt)
+        return cls(log_prior=_log_mean(logprobs, "logprobs"), n=len(rows), top_share=top_share, doubt=doubt)
 
     @classmethod
     def fit_labelled(cls, logprobs: LogProbs, labels: Integer[np.ndarray, " N"]) -> Self:
         """With the strength, of -5 to 5, that gives the most right answers; of those the one of least NLL."""
         plain = cls.fit(logprobs)
-        rows = _distributions(logprobs, "rows")
+        rows = _distributions(logprobs, "logprobs")
         classes = checked_labels(labels, *rows.shape)
         if not np.isfinite(rows[np.arange(len(rows)), classes]).all():
             raise DataError("A label's log-probability is -inf: an answer that cannot be given is no label.")
@@ -118,7 +119,7 @@ class Pmi(_Prior):
     @classmethod
     def fit(cls, domain: Float[np.ndarray, " K"]) -> Self:
         """domain: log P of each answer after the tail of the prompt alone, such as "Answer:"; need not sum to one."""
-        row = np.asarray(domain, dtype=np.float64)
+        row = numbers(domain, "The domain's log-probabilities")
         if row.ndim != 1 or row.size == 0 or not np.isfinite(row).all():
             raise DataError("The domain's log-probabilities must be one finite number for each answer; leave out answers at -inf.")
         return cls(log_prior=tuple(row.tolist()), n=1)
@@ -133,10 +134,7 @@ _METHODS: dict[str, type[Contextual] | type[Batch] | type[Pmi]] = {"contextual":
 
 def prior_from_dict(record: Mapping[str, Any]) -> Contextual | Batch | Pmi:
     """The prompt calibration that a record describes, by its `method`; UnknownName if there is no such method."""
-    method = record.get("method")
-    if method not in _METHODS:
-        raise unknown_name("prompt calibration", str(method), _METHODS)
-    return _METHODS[method].from_dict(record)
+    return _METHODS[method_of(record, "prompt calibration", _METHODS)].from_dict(record)
 
 
 def first_token_scores(probabilities: Float[np.ndarray, "N V"], content_free: Float[np.ndarray, "M V"]) -> Float64[np.ndarray, "N V"]:
@@ -146,23 +144,25 @@ def first_token_scores(probabilities: Float[np.ndarray, "N V"], content_free: Fl
     as they are.
     content_free: next-token probabilities after each of M inputs without content.
     """
-    rows, free = checked_distributions(probabilities), checked_distributions(content_free)
+    rows, free = checked_distributions(probabilities), checked_distributions(content_free, what="`content_free`")
     if rows.shape[1] != free.shape[1]:
-        raise DataError(f"Both need one vocabulary; they have {rows.shape[1]} and {free.shape[1]} tokens.")
+        raise DataError(f"`probabilities` and `content_free` need one vocabulary; they have {rows.shape[1]} and {free.shape[1]} tokens.")
     return np.asarray(rows - free.mean(axis=0))
 
 
-def _distributions(logprobs: np.ndarray, what: str) -> np.ndarray:
-    rows = checked_logits(logprobs, what="Log-probabilities")
+def _distributions(logprobs: np.ndarray, name: str) -> np.ndarray:
+    rows = checked_logits(logprobs, what=f"Log-probabilities (`{name}`)")
     if not np.isfinite(rows).any(axis=1).all():
-        raise DataError(f"Each of the {what} needs an answer that can be given; one has -inf for all.")
+        raise DataError(f"Each row of `{name}` needs an answer that can be given; one has -inf for all.")
     return log_softmax(rows)
 
 
-def _log_mean(logprobs: np.ndarray, what: str) -> tuple[float, ...]:
+def _log_mean(logprobs: np.ndarray, name: str) -> tuple[float, ...]:
     """Log of the mean over rows of their distributions over the answers."""
-    rows = _distributions(logprobs, what)
+    rows = _distributions(logprobs, name)
     prior = np.logaddexp.reduce(rows, axis=0) - np.log(len(rows))
     if not np.isfinite(prior).all():
-        raise DataError(f"Answer {int(np.argmin(np.isfinite(prior)))} has probability 0 in all {what}: it has no prior, leave it out.")
+        raise DataError(
+            f"Answer {int(np.argmin(np.isfinite(prior)))} has probability 0 in all rows of `{name}`: it has no prior, leave it out."
+        )
     return tuple(prior.tolist())

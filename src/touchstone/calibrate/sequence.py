@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer, Num
 
-from touchstone.calibrate.arrays import Correct, checked_scores, sigmoid
+from touchstone.calibrate.arrays import Correct, array_of, checked_scores, numbers, sigmoid
 from touchstone.calibrate.measure import DEFAULT_RESAMPLING, Measurement, Resampling, aurc, auroc, bootstrap_units, prr
 from touchstone.errors import ConfigError, DataError
 from touchstone.stats import Interval
@@ -48,19 +48,19 @@ PerAnswer = Float64[np.ndarray, " N"]
 
 def sequence_logprob(token_logprobs: TokenValues, counts: Counts) -> PerAnswer:
     """log P of each answer: the sum over its tokens, 0 for an empty one."""
-    values, held = _tokens(token_logprobs, counts, most=1e-6, need_one=False)
+    values, held = _tokens(token_logprobs, counts, "token_logprobs", most=1e-6, need_one=False)
     return np.asarray(np.where(held, values, 0.0).sum(axis=1))
 
 
 def length_normalised(token_logprobs: TokenValues, counts: Counts) -> PerAnswer:
     """Mean log P of an answer's tokens; its exponential is the geometric mean of their probabilities."""
-    values, held = _tokens(token_logprobs, counts, most=1e-6)
+    values, held = _tokens(token_logprobs, counts, "token_logprobs", most=1e-6)
     return np.asarray(np.where(held, values, 0.0).sum(axis=1) / held.sum(axis=1))
 
 
 def mean_token_entropy(token_entropies: TokenValues, counts: Counts) -> PerAnswer:
     """Mean over an answer's tokens of the entropy of the distribution that each was drawn from."""
-    values, held = _tokens(token_entropies, counts, least=-1e-6)
+    values, held = _tokens(token_entropies, counts, "token_entropies", least=-1e-6)
     return np.asarray(np.where(held, values, 0.0).sum(axis=1) / held.sum(axis=1))
 
 
@@ -80,7 +80,7 @@ def self_consistency(clusters: Clusters, answer: Integer[np.ndarray, " N"] | Non
     ids = _ids(clusters)
     if answer is None:
         return np.asarray(_shares(ids).max(axis=1))
-    asked = np.asarray(answer)
+    asked = array_of(answer, "`answer`")
     if asked.shape != (len(ids),) or asked.dtype.kind not in "iu":
         raise DataError(f"`answer` must be the cluster of each of {len(ids)} answers, not {asked.dtype} of shape {asked.shape}.")
     return np.asarray((ids == asked[:, None]).mean(axis=1))
@@ -102,9 +102,11 @@ def semantic_entropy(sample_logprobs: Float[np.ndarray, "N S"], clusters: Cluste
 
 def p_true(true_logprob: Float[np.ndarray, " N"], false_logprob: Float[np.ndarray, " N"]) -> PerAnswer:
     """P("True") against P("False") as the next token, after the question, the answer and "is it true?"."""
-    true, false = (np.asarray(row, dtype=np.float64) for row in (true_logprob, false_logprob))
-    if true.ndim != 1 or true.shape != false.shape or not (np.isfinite(true) & np.isfinite(false)).all():
-        raise DataError(f"P(True) needs two finite log-probabilities an answer, not rows of shapes {true.shape} and {false.shape}.")
+    true, false = numbers(true_logprob, "`true_logprob`"), numbers(false_logprob, "`false_logprob`")
+    if true.ndim != 1 or not true.size or true.shape != false.shape or not (np.isfinite(true) & np.isfinite(false)).all():
+        raise DataError(
+            f"`true_logprob` and `false_logprob` must be finite, one each an answer, not rows of shapes {true.shape} and {false.shape}."
+        )
     return sigmoid(true - false)
 
 
@@ -144,10 +146,13 @@ def compare_scores(
     scores: the higher, the surer: give an entropy as its negative. lengths: tokens of each answer.
     Raises DataError if all answers are right or all wrong.
     """
+    if not isinstance(scores, Mapping):
+        raise ConfigError(f"`scores` must be a mapping of names to scores, not a {type(scores).__name__}.")
     if LENGTH in scores:
         raise ConfigError(f"`{LENGTH}` is the baseline's own name; give the lengths as `lengths`.")
-    named = {LENGTH: -np.asarray(lengths, dtype=np.float64), **scores}
-    checked = {name: checked_scores(score, correct) for name, score in named.items()}
+    n_tokens, _ = checked_scores(lengths, correct, what="`lengths`")
+    named = {LENGTH: -n_tokens, **scores}
+    checked = {name: checked_scores(score, correct, what=f"`scores`, {name}:") for name, score in named.items()}
     right = checked[LENGTH][1]
     ranks = {name: _ranks(score) for name, (score, _) in checked.items()}
     units = bootstrap_units(len(right), resampling)
@@ -191,28 +196,30 @@ def _ranks(score: np.ndarray) -> np.ndarray:
 
 
 def _tokens(
-    values: np.ndarray, counts: np.ndarray, *, least: float = -np.inf, most: float = np.inf, need_one: bool = True
+    values: np.ndarray, counts: np.ndarray, name: str, *, least: float = -np.inf, most: float = np.inf, need_one: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    found, held = np.asarray(values, dtype=np.float64), np.asarray(counts)
+    found, held = numbers(values, f"`{name}`"), array_of(counts, "`counts`")
     if found.ndim != 2 or found.size == 0 or held.shape != found.shape or held.dtype != np.bool_:
-        raise DataError(f"Tokens need a value and a True or False each, (N, T); got shapes {found.shape} and {held.shape} ({held.dtype}).")
+        raise DataError(
+            f"Tokens need a value (`{name}`) and True or False (`counts`) each, (N, T), not {found.shape} and {held.shape} ({held.dtype})."
+        )
     inside = found[held]
     if not np.isfinite(inside).all() or (inside < least).any() or (inside > most).any():
-        raise DataError(f"Each token that counts needs a finite value{' of at most 0' if most < 1 else ' of 0 or more'}.")
+        raise DataError(f"`{name}`: each token that counts needs a finite value{' of at most 0' if most < 1 else ' of 0 or more'}.")
     if need_one and not held.any(axis=1).all():
         raise DataError(f"Answer {int(np.argmin(held.any(axis=1)))} has no token that counts: a mean over none is no number.")
     return found, held
 
 
 def _samples(logprobs: np.ndarray) -> np.ndarray:
-    found = np.asarray(logprobs, dtype=np.float64)
+    found = numbers(logprobs, "Samples' log P (`sample_logprobs`)")
     if found.ndim != 2 or found.size == 0 or not np.isfinite(found).all() or (found > 1e-6).any():
-        raise DataError(f"Samples need a finite log P of at most 0 each, (N, S); got shape {found.shape}.")
+        raise DataError(f"Samples need a finite log P of at most 0 each in `sample_logprobs`, (N, S); got shape {found.shape}.")
     return found
 
 
 def _ids(clusters: np.ndarray) -> np.ndarray:
-    ids = np.asarray(clusters)
+    ids = array_of(clusters, "Clusters")
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise DataError(f"Clusters must be whole numbers, one a sample, (N, S), not {ids.dtype} of shape {ids.shape}.")
     return ids

@@ -4,8 +4,8 @@ Help must answer at once, so nothing here or in the verb files imports torch, nu
 line on stderr with the remedy, never a traceback; with `--json` it is also a document `{"error": {...}}` on stdout.
 """
 
-import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except TouchstoneError as error:
-        return _fail(words, type(error).__name__.lstrip("_"), str(error), error.exit_code)
+        return _fail(words, type(error).__name__.lstrip("_"), _spelled(words, str(error)), error.exit_code)
     except _UsageProblem as problem:
         return _usage_problem(words, problem)
     except BrokenPipeError:
@@ -83,6 +83,12 @@ def build_app() -> typer.Typer:
     return app
 
 
+_RESUMED = (learn.train, begin.quickstart)  # these save on their way, as a benchmark with `--results` does
+
+_SECTIONS = {"text_field": "data", "label_field": "objective", "second_field": "objective", "vocab_size": "tokenizer"}
+"""Settings that errors of data name, and where they lie in the settings of a training."""
+
+
 class _Interrupted(TouchstoneError):
     """Ctrl-C outside of a training, which saves by itself; exit code 128 + SIGINT, as shells have it."""
 
@@ -97,7 +103,9 @@ def _stoppable(verb: Callable[..., int]) -> Callable[..., int]:
         try:
             return verb(*arguments, **options)
         except KeyboardInterrupt:
-            raise _Interrupted("Interrupted; what was saved stays, and the same command goes on from there.") from None
+            goes_on = verb in _RESUMED or bool(options.get("results"))
+            kept = "what was saved stays, and the same command goes on from there" if goes_on else "the same command begins anew"
+            raise _Interrupted(f"Interrupted; {kept}.") from None
 
     return run
 
@@ -157,10 +165,29 @@ def _options_of(verb: str) -> list[str]:
     return [name for parameter in group.commands[verb].params for name in parameter.opts]
 
 
+def _spelled(words: Sequence[str], message: str) -> str:
+    """The message with its settings as this verb takes them: `label_field` is `--label-field`, or `data.label_field` of a training."""
+    verb = next((word for word in words if word in VERBS), "")
+    options = _options_of(verb) if verb else []
+
+    def as_typed(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        option = f"--{name.replace('_', '-')}"
+        if option in options:
+            return f"`{option}{value.replace('=', ' ')}`"
+        return f"`{_SECTIONS[name]}.{name}{value}`" if verb == "train" else found.group()
+
+    return re.sub(rf"`({'|'.join(_SECTIONS)})((?:=[^`]*)?)`", as_typed, message)
+
+
 def _fail(words: Sequence[str], kind: str, message: str, exit_code: int) -> int:
+    from touchstone.report.terminal import escaped_json, visible
+
     if "--json" in words:
-        typer.echo(json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}}, ensure_ascii=False))
-    typer.echo(f"touchstone: {message}", err=True)
+        document = escaped_json({"error": {"kind": kind, "message": message, "exit_code": exit_code}})
+        sys.stdout.flush()
+        typer.echo(document.encode())
+    typer.echo(f"touchstone: {visible(message)}", err=True)
     return exit_code
 
 

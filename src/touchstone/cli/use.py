@@ -34,9 +34,12 @@ from touchstone.cli.options import (
     biases,
     text_or_stdin,
 )
-from touchstone.errors import ConfigError
+from touchstone.errors import ConfigError, Unsupported
 
 __all__ = ["BadRows", "complete", "evaluate", "generate"]
+
+TEXT_FIELD, MAX_BYTES = "text", 2_000_000
+"""Of a measurement of text, where nothing else is asked for."""
 
 
 class BadRows(StrEnum):
@@ -50,7 +53,7 @@ class BadRows(StrEnum):
 def evaluate(
     model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="A model folder or a run folder.")] = None,
     data: DataPaths = [],  # noqa: B006 - typer copies it
-    text_field: TextField = "text",
+    text_field: TextField = TEXT_FIELD,
     stride: Annotated[
         int | None,
         typer.Option("--stride", metavar="N", min=1, help="New tokens of each overlapping window; half the context if not given."),
@@ -60,7 +63,7 @@ def evaluate(
         typer.Option(
             "--max-bytes", metavar="N", min=1, help="Score at most so much text, whole documents chosen by a hash of their names."
         ),
-    ] = 2_000_000,
+    ] = MAX_BYTES,
     suite: Annotated[list[str], typer.Option("--suite", metavar="NAME", help="A benchmark, see --list; repeatable.")] = [],  # noqa: B006
     suite_data: Annotated[
         Path | None,
@@ -105,10 +108,12 @@ def evaluate(
         return finish(terminal, show_suites(terminal))
     if model is None:
         raise ConfigError(f"`evaluate` needs a model.{slips.did_you_mean(['evaluate', 'runs/mine'])}")
-    asked = {"--suite-data": suite_data, "--limit": limit, "--shots": shots or None, "--results": results}
     if suite:
-        if data or stride is not None:
-            raise ConfigError("`--data` and `--stride` belong to a measurement without `--suite`; a benchmark's file is `--suite-data`.")
+        of_text = {"--data": data, "--stride": stride, "--text-field": text_field != TEXT_FIELD, "--max-bytes": max_bytes != MAX_BYTES}
+        if stray := [name for name, given in of_text.items() if given]:
+            raise ConfigError(
+                f"{_listed(stray)} belong{'s' * (len(stray) == 1)} to a measurement without `--suite`; its file is `--suite-data`."
+            )
         from touchstone.flows.suite_measuring import measure_suites
 
         policy: Any = bad_rows.value
@@ -125,14 +130,34 @@ def evaluate(
             dtype=dtype,
         )
         return finish(terminal, found)
-    if stray := [name for name, value in asked.items() if value is not None]:
-        raise ConfigError(f"`{stray[0]}` belongs to `--suite NAME`; see `touchstone evaluate --list` for the names.")
+    of_suite = {
+        "--suite-data": suite_data,
+        "--limit": limit,
+        "--shots": shots,
+        "--results": results,
+        "--bad-rows": bad_rows != BadRows.COUNT,
+    }
+    if stray := [name for name, given in of_suite.items() if given]:
+        belong = f"belong{'s' * (len(stray) == 1)}"
+        raise ConfigError(f"{_listed(stray)} {belong} to `--suite NAME`; see `touchstone evaluate --list` for the names.")
     from touchstone.flows.measuring import measure_model
 
-    found = measure_model(
-        model, tuple(data), terminal, text_field=text_field, stride=stride, max_bytes=max_bytes, device=device, dtype=dtype
-    )
+    try:
+        found = measure_model(
+            model, tuple(data), terminal, text_field=text_field, stride=stride, max_bytes=max_bytes, device=device, dtype=dtype
+        )
+    except Unsupported as error:
+        if "`rolling`" not in str(error):
+            raise
+        raise Unsupported(
+            f"{error} What it can do is measured by `{slips.command(['assay', str(model), '--data', 'PATH'])}`, "
+            f"or by the benchmarks of `--suite NAME`."
+        ) from None
     return finish(terminal, found)
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)
 
 
 def generate(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -23,11 +24,13 @@ from rich.text import Text
 from touchstone.report.training import TrainingDisplay
 from touchstone.report.words import Words, words
 
-__all__ = ["Advance", "Terminal", "TrainingDisplay", "visible"]
+__all__ = ["Advance", "Terminal", "TrainingDisplay", "escaped_json", "visible"]
 
 
 _STYLES = {"plain": "", "title": "bold", "good": "green", "dim": "dim", "command": "cyan"}
 _SECONDS_BETWEEN_LINES = 5.0
+_LONGEST_WHOLE = 12  # characters of a word that a table never breaks, however narrow the screen
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NUMBER = re.compile(r"[-+−]?[\d.,  ]*\d( ?%| ?[a-zA-Z]{1,3})?( \[.*\])?|[-–—]?")
 
 
@@ -91,7 +94,9 @@ class Terminal:
         for row in shown:
             table.add_row(*(Text(cell) for cell in row))
         if self.out.is_terminal:
-            self.out.print(table)
+            least = _least_width([[visible(header), *(row[place] for row in shown)] for place, header in enumerate(headers)])
+            table.width = least if least > self.out.width else None
+            self.out.print(table, crop=False)
         else:  # a pipe has no width to fold at
             Console(file=self.out.file, width=10_000, highlight=False, markup=False, emoji=False, color_system=None).print(table)
 
@@ -150,11 +155,24 @@ class Terminal:
 
 def visible(text: str) -> str:
     """The text with control characters, which could move the cursor or hide what was written, as their escapes."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda found: _escape(found.group()), text)
+    return _UNSEEN.sub(lambda found: _escape(found.group()), text)
+
+
+def escaped_json(document: Any) -> str:
+    """The document on one line of JSON that any UTF-8 reader takes: letters of all scripts as they are, what `visible` hides escaped."""
+    text = json_module.dumps(document, ensure_ascii=False)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def _escape(character: str) -> str:
     return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
+
+
+def _least_width(columns: Sequence[Sequence[str]]) -> int:
+    """The width at which no word of a table of these cells is broken, but for very long ones: Rich narrows the widest columns first."""
+    words_in = (word for cells in columns for cell in cells for word in cell.split())
+    longest = min(_LONGEST_WHOLE, max(map(cell_len, words_in), default=0))
+    return sum(3 + min(longest, max(map(cell_len, cells))) for cells in columns)
 
 
 def _share(done: int, total: int | None) -> str:

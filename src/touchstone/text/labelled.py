@@ -94,9 +94,9 @@ def read_pairs(
 
 
 def label_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """The different labels in order: numbers by size where all are numbers, else by name."""
+    """The different labels in order: numbers by size where all are numbers, equal ones such as 1 and 01 by name; else by name."""
     names = set(labels)
-    return tuple(sorted(names, key=int) if all(_is_number(name) for name in names) else sorted(names))
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if all(_is_number(name) for name in names) else sorted(names))
 
 
 def _rows(paths: Sequence[Path | str], columns: Sequence[str] | None, report: ReadReport) -> Iterator[tuple[Path, Row]]:
@@ -165,7 +165,7 @@ def _label(row: Row, field: str, path: Path) -> str:
 
 
 def _is_number(name: str) -> bool:
-    return name.removeprefix("-").isdecimal() and name.isascii()
+    return name.removeprefix("-").isdecimal() and name.isascii() and len(name) < 1000  # of thousands of digits Python makes no int
 
 
 def _checked(found: list[T], paths: Sequence[Path | str], report: ReadReport) -> list[T]:

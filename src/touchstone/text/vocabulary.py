@@ -93,8 +93,8 @@ def learn(
     n_tokens = len(backend.get_vocab(with_added_tokens=True))
     if n_tokens < size:
         raise TokenizerError(
-            f"`vocab_size` ({size}) is larger than this text supports; the largest possible is {n_tokens}, or give more text"
-            f" (it was learned from {sample.n_bytes_used} bytes)."
+            f"`vocab_size` ({size}) is larger than this text supports; the largest possible is {n_tokens},"
+            f" set by `vocab_size={n_tokens}`, or give more text (it was learned from {sample.n_bytes_used} bytes)."
         )
     return backend, sample
 
