@@ -40,6 +40,14 @@ def test_the_shares_are_those_of_sets_of_ngrams(examples, training, n):
             assert overlap.share_of_words == pytest.approx(len(covered) / len(words))
 
 
+def test_an_example_too_short_for_an_ngram_is_seen_where_a_document_is_the_same():
+    training = [document("A fine  film!", line=3), document("a fine film indeed"), document("…"), document("a b c d e f")]
+    found = training_overlap(["a FINE film", "fine film", "…", "?", "b c d e"], training, n=4)
+    assert [overlap.first_place for overlap in found] == ["train.txt:3", None, "train.txt", None, "train.txt"]
+    assert [overlap.is_seen for overlap in found] == [True, False, True, False, True]
+    assert found[0].share_of_ngrams is None
+
+
 def test_case_space_and_punctuation_count_for_nothing():
     assert words_of("The  cat's\n(2nd) naïve_word!") == ["the", "cat", "s", "2nd", "naïve", "word"]
     [found] = training_overlap(["THE cat, sat: on"], [document("…the\tcat sat -- on the mat")], n=4)

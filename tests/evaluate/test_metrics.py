@@ -21,6 +21,11 @@ def test_a_uniform_guess_over_bytes_costs_eight_bits_each():
     assert found.n == 11
 
 
+def test_a_perplexity_beyond_any_number_is_infinite():
+    found = perplexity([8000.0, 9000.0], [10, 10])  # e^850
+    assert (found.value, found.high) == (math.inf, math.inf)
+
+
 def test_perplexity_of_a_uniform_guess_is_the_vocabulary():
     found = perplexity(N_BYTES * math.log(37), N_BYTES)
     assert found.value == pytest.approx(37)

@@ -51,12 +51,12 @@ PART_KEYS = {
     "language": "domains window stride n_tokens perplexity calibration missing_compressors",
     "answers": "n n_refused n_cut kinds confidence",
     "prompts": "on n n_refused n_cut chance ways min median max by_axis n_same p_value",
-    "classes": "n n_left_out n_cut accuracy majority classes confidence",
+    "classes": "n n_copies n_left_out n_cut accuracy majority classes confidence",
     "speed": ("reading_tokens_per_s writing_tokens_per_s rounds weights_bytes resident_bytes cpu cuda n_threads numeric_scheme"),
     "contamination": "n_words groups",
 }
 CONFIDENCE_KEYS = "n method n_fitted ece_before ece_after curves aurc auroc risk_coverage promise"
-DOCUMENT_KEYS = "status format model suite data date parts left_out failed verdict json report"
+DOCUMENT_KEYS = "status format model suite data date parts left_out failed not_read verdict json report"
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_classifier_has_labels_and_names_what_it_cannot_do(of_classifier):
     assert {name for name, data in of_classifier["parts"].items() if data is not None} == {"identity", "classes", "speed"}
     assert of_classifier["left_out"] == {
         **{"language": "no_rolling", "answers": "no_loglikelihood", "prompts": "no_loglikelihood"},
-        "contamination": "no_run",
+        "contamination": "training_no_run",
     }
 
 
@@ -239,7 +239,6 @@ def test_the_terminal_tells_the_verdict_in_both_languages(of_run, shown, shown_i
     for (terminal, text), heading in ((shown, "can be trusted with"), (shown_in_chinese, "哪些方面可以信任")):
         tell_assay(of_run, judge(of_run["parts"]), terminal)
         assert heading in text()
-        assert of_run["report"] in text()
         assert text().count("  · ") == len(of_run["verdict"]) + len(of_run["left_out"])
 
 

@@ -36,11 +36,12 @@ def a_document():
     calibration = {name: a_confidence()[name] for name in ("n_fitted", "ece_before", "ece_after", "curves")}
     language = {"domains": [domain], "window": 512, "stride": 256, "calibration": {"temperature": 1.2, **calibration}}
     rows = [{"label": label, "n": 100, "n_given": 90, "recall": interval(0.7), "precision": interval(0.8)} for label in (long, "no")]
-    classes = {"n": 200, "n_left_out": 0, "n_cut": 2, "accuracy": interval(0.75), "majority": {"label": long, "share": 0.5}}
+    classes = {"n": 200, "n_copies": 4, "n_left_out": 0, "n_cut": 2, "accuracy": interval(0.75), "majority": {"label": long, "share": 0.5}}
     classes |= {"classes": rows, "confidence": a_confidence()}
     parts = dict.fromkeys(("identity", "answers", "prompts", "speed", "contamination"))
     parts |= {"language": {**language, "missing_compressors": {"zstd": ""}}, "classes": classes}
-    return {"model": f"runs/{long}", "parts": parts, "left_out": {"speed": "no_reading"}, "failed": {}}
+    not_read = {"n_empty": 3, "files": {"suffix `.png` is not known": 2}}
+    return {"model": f"runs/{long}", "parts": parts, "left_out": {"speed": "no_reading"}, "failed": {}, "not_read": not_read}
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])

@@ -42,7 +42,7 @@ def domain(low, high, verdict, n=20):
         (domain(0.1, 0.2, "worse"), "worse", "not"),
         (domain(-0.2, -0.1, "better", n=FEW_UNITS), "better", "may"),
         (domain(-0.2, -0.1, "better", n=FEW_UNITS - 1), "few", "open"),
-        (domain(None, None, "tie", n=1), "few", "open"),
+        (domain(None, None, "unknown", n=1), "few", "open"),
     ],
 )
 def test_text_is_judged_against_the_best_compressor(part, outcome, use):
@@ -155,16 +155,50 @@ def test_wording_matters_where_best_and_worst_differ_beyond_chance():
 
 
 def test_text_counts_as_seen_above_the_limit():
-    shares = {"a": {"value": OVERLAP}, "b": {"value": OVERLAP + 0.01}, "c": None}
-    groups = [{"name": name, "n_judged": 100, "share": share} for name, share in shares.items()]
-    found = said(contamination_rule({"n_words": 13, "groups": groups}))
-    assert [(each.about, each.outcome, each.use) for each in found] == [("a", "clean", "may"), ("b", "seen", "not"), ("c", "short", "open")]
+    assert [contaminated(100, 100, int(100 * OVERLAP) + more) for more in (0, 1)] == [("clean", "may"), ("seen", "not")]
+
+
+def contaminated(n, n_judged, n_seen):
+    group = {"name": "a", "n": n, "n_judged": n_judged, "n_seen": n_seen, "share": {"value": n_seen / n}}
+    [found] = said(contamination_rule({"n_words": 13, "groups": [group]}))
+    assert found.about == "a"
+    return found.outcome, found.use
+
+
+def test_text_counts_as_new_only_where_most_of_it_and_enough_can_be_judged():
+    assert contaminated(100, 50, 0) == ("clean", "may")
+    assert contaminated(100, 49, 0) == ("short", "open")
+    assert contaminated(100, 60, 4) == ("short", "open")  # 4 of the 60 that can be told are more than a twentieth
+    assert contaminated(FEW_UNITS, FEW_UNITS, 0) == ("clean", "may")
+    assert contaminated(FEW_UNITS - 1, FEW_UNITS - 1, 0) == ("short", "open")
+    assert contaminated(301, 301, 300) == contaminated(1, 1, 1) == ("seen", "not")
+
+
+def test_nothing_good_that_rests_on_text_seen_in_training_is_vouched_for():
+    classes = {
+        **labels(0.7, 0.8),
+        "confidence": {**ranking(0.6), "ece_before": error(0.01, 0.05), "ece_after": None, "promise": None, "n": 9},
+    }
+    group = {"name": "classes", "n": 100, "n_judged": 100, "share": {"value": 0.9}}
+    for n_seen, use in ((0, "may"), (90, "open")):
+        found = said(judge({"classes": classes, "contamination": {"n_words": 13, "groups": [{**group, "n_seen": n_seen}]}}))
+        assert [(each.rule, each.use) for each in found[:3]] == [("classes", use), ("confidence", use), ("ranking", use)]
+        assert (found[-1].use == "may") == (n_seen == 0)
+    part = {**domain(-0.2, -0.1, "better"), "calibration": {"ece_before": error(0.01, 0.05), "ece_after": None}}
+    seen = {**group, "name": "news.txt", "n_seen": 90}
+    found = said(judge({"language": part, "contamination": {"n_words": 13, "groups": [seen]}}))
+    assert [each.use for each in found] == ["open", "open", "not"]
+
+
+def test_where_nothing_was_fitted_nothing_is_said_of_after():
+    [found] = said(confidence_rule({"method": "none", "ece_before": error(0.3, 0.05), "ece_after": error(0.3, 0.05)}, "answers"))
+    assert (found.outcome, found.use) == ("stuck", "not")
 
 
 def test_unknown_training_text_is_said_where_text_was_measured():
     part = {**domain(-0.2, -0.1, "better"), "calibration": None}
     assert [found.outcome for found in said(judge({"language": part, "contamination": None}))] == ["better", "unknown"]
-    assert said(judge({"language": None, "contamination": None})) == []
+    assert said(judge({"language": None, "classes": None, "contamination": None})) == []
 
 
 def test_a_verdict_reads_as_a_sentence():

@@ -18,7 +18,7 @@ def test_an_interval_that_covers_zero_is_a_tie(low, high, verdict):
 
 
 def test_one_document_decides_nothing():
-    assert verdict_of(Interval(-0.5, float("nan"), float("nan"), 0.95, 1, "none")) == "tie"
+    assert verdict_of(Interval(-0.5, float("nan"), float("nan"), 0.95, 1, "none")) == "unknown"
 
 
 @pytest.fixture
@@ -58,4 +58,7 @@ def test_bits_of_other_documents_are_refused(comparison):
 
 
 def test_missing_bounds_are_null_in_json():
-    assert interval_dict(Interval(1.0, float("nan"), float("nan"), 0.95, 1, "none"))["low"] is None
+    for low in float("nan"), 0.0:
+        found = interval_dict(Interval(1.0, low, float("nan"), 0.95, 1, "none"))
+        assert (found["low"], found["high"]) == (None, None)
+    assert interval_dict(Interval(float("inf"), 1.0, float("inf"), 0.95, 2, "bootstrap"))["value"] is None

@@ -11,6 +11,7 @@ from touchstone.evaluate.run import run_task
 from touchstone.evaluate.suites import SUITES, suite_task
 from touchstone.flows.suite_measuring import measure_suites, show_suites
 from touchstone.infer import load
+from touchstone.report.chinese_suites import CHINESE_NEEDS, CHINESE_SUITES
 
 
 @pytest.fixture
@@ -106,6 +107,9 @@ def test_the_list_names_every_suite_in_both_languages(shown, shown_in_chinese):
     assert all(name in shown[1]() for name in SUITES)
     show_suites(shown_in_chinese[0])
     assert "评测集" in shown_in_chinese[1]()
+    assert CHINESE_SUITES.keys() == SUITES.keys()
+    assert CHINESE_NEEDS.keys() == {suite.needs for suite in SUITES.values()}
+    assert not any(suite.description in shown_in_chinese[1]() or suite.needs in shown_in_chinese[1]() for suite in SUITES.values())
 
 
 def test_the_command_measures_suites(document, model_folder, data, tmp_path):
@@ -130,7 +134,7 @@ def test_the_command_lists_suites_without_a_model(document):
     [
         (["evaluate"], "`evaluate` needs a model"),
         (["evaluate", "MODEL", "--limit", "3"], "`--limit` belongs to `--suite NAME`"),
-        (["evaluate", "MODEL", "--suite", "copa", "--data", "x"], "belong to a measurement without `--suite`"),
+        (["evaluate", "MODEL", "--suite", "copa", "--data", "x"], "belongs to a measurement without `--suite`"),
         (["evaluate", "MODEL", "--suite", "helaswag"], "Did you mean `hellaswag`"),
         (["evaluate", "MODEL", "--suite", "hellaswag"], "give the file, or the folder they lie in"),
     ],

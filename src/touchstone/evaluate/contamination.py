@@ -4,7 +4,8 @@ Words are runs of letters and digits in lower case; in scripts without spaces, s
 punctuation count for nothing. An n-gram is n words in a row within one text; it is shared if it stands in a training document. Of each
 example: the share of its n-grams that are shared (PaLM calls an example contaminated from 0.7 on, with n = 8), the share of its words
 that lie in a shared one, and so whether any is shared (GPT-3's rule, with n = 13, or less where the examples are short: `ngram_size`).
-An example of less than n words has no n-gram and is not judged: its shares are None.
+An example of less than n words has no n-gram: its shares are None, and all that can be seen is whether a training document says the same
+from end to end.
 
 Only the n-grams of the examples are kept, as 64-bit hashes, however long the training text: it is read once, a document at a time.
 Two different n-grams with one hash would report one that is not there: for 10^7 n-grams against 10^10, about one chance in 200.
@@ -19,6 +20,7 @@ from jaxtyping import Int64, UInt64
 
 from touchstone.errors import ConfigError, DataError
 from touchstone.evaluate.overlap import words_of
+from touchstone.files import sha256_bytes
 from touchstone.stats import Interval, clopper_pearson
 from touchstone.text.document import Document
 
@@ -33,13 +35,21 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2
 
 @dataclass(frozen=True, slots=True)
 class ExampleOverlap:
-    """What one example shares with the training text. first_place: of the first document with one of its n-grams, None for none."""
+    """What one example shares with the training text.
+
+    first_place: of the first document with one of its n-grams, or that says the same as a whole; None for none.
+    """
 
     n_words: int
     n_ngrams: int
     n_shared: int
     n_covered: int
     first_place: str | None
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether a training document has one of its n-grams, or is the same where it is too short to have one."""
+        return self.first_place is not None
 
     @property
     def share_of_ngrams(self) -> float | None:
@@ -88,15 +98,18 @@ class TrainingOverlap:
             raise ConfigError(f"`n` must be at least 1, not {n}.")
         self._n = n
         self._n_words: list[int] = []
+        self._keys: list[str | None] = []  # of the examples without an n-gram
         hashes: list[UInt64[np.ndarray, " G"]] = []
         n_ngrams = 0
         for example in examples:
             words = words_of(example)
             self._n_words.append(len(words))
             hashes.append(_ngram_hashes(words, n))
+            self._keys.append(None if len(hashes[-1]) else _key(example, words))
             n_ngrams += len(hashes[-1])
             if n_ngrams > MAX_NGRAMS:
                 raise DataError(f"the first {len(hashes)} examples have more than {MAX_NGRAMS} {n}-grams; give them in parts.")
+        self._short: dict[str, str | None] = {key: None for key in self._keys if key is not None}  # where each stands as a whole
         everything = np.concatenate([np.empty(0, np.uint64), *hashes])
         self._known, self._places = np.unique(everything, return_inverse=True)  # sorted; where each n-gram of each example is in it
         self._starts = np.cumsum([0, *map(len, hashes)])
@@ -105,9 +118,14 @@ class TrainingOverlap:
 
     def add(self, document: Document) -> None:
         """Take in a training document."""
+        words = words_of(document.text)
+        if len(words) < self._n:
+            key = _key(document.text, words)
+            if key in self._short and self._short[key] is None:
+                self._short[key] = document.place
+            return
         if not len(self._known):
             return
-        words = words_of(document.text)
         found = [
             self._found(_ngram_hashes(words[start : start + _SLICE_WORDS + self._n - 1], self._n))
             for start in range(0, max(1, len(words) - self._n + 1), _SLICE_WORDS)
@@ -128,13 +146,20 @@ class TrainingOverlap:
         edges = np.zeros(n_words + 1, dtype=np.int64)  # +1 where a shared n-gram begins, -1 behind its end
         np.add.at(edges, shared, 1)
         np.add.at(edges, shared + self._n, -1)
-        first = self._documents[int(seen_in[shared].min())] if len(shared) else None
+        key = self._keys[number]
+        whole = None if key is None else self._short[key]
+        first = self._documents[int(seen_in[shared].min())] if len(shared) else whole
         return ExampleOverlap(n_words, len(seen_in), len(shared), int((np.cumsum(edges) > 0).sum()), first)
 
     def _found(self, hashes: UInt64[np.ndarray, " G"]) -> Int64[np.ndarray, " F"]:
         """Places in the known n-grams of those that are."""
         places = np.minimum(np.searchsorted(self._known, hashes), len(self._known) - 1)
         return places[self._known[places] == hashes]
+
+
+def _key(text: str, words: Sequence[str]) -> str:
+    """The same for texts of the same words; where there are none, for the same signs."""
+    return sha256_bytes((" ".join(words) or text.strip()).encode())
 
 
 def _ngram_hashes(words: Sequence[str], n: int) -> UInt64[np.ndarray, " G"]:

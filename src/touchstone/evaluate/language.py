@@ -4,10 +4,12 @@ Runs the scoring path of `infer.score`, so every family is measured as it is ser
 of each token its log-probability is kept and, on request, the confidence in the likeliest token and whether that token came.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ __all__ = [
     "collect_logits",
     "encode_documents",
     "fit_temperature",
+    "hash_order",
     "sample_documents",
     "score_language",
 ]
@@ -41,7 +44,10 @@ _FIT_ROWS = 512  # of logits turned to float64 at a time
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Documents as token ids, with what is needed to score them: their files, their UTF-8 bytes, the token before the first."""
+    """Documents as token ids, with what is needed to score them: what is resampled, their UTF-8 bytes, the token before the first.
+
+    sources: the file of each document, or what else stands together.
+    """
 
     sources: tuple[str, ...]
     token_ids: tuple[NDArray[np.int64], ...]
@@ -70,7 +76,7 @@ class Confidences:
 class LanguageScore:
     """How well one model predicts some documents.
 
-    sources: the file of each document; several may be blocks or rows of one.
+    sources: of each document the file, or what else is resampled as one; several may be blocks of it.
     token_nats: -log P of each token, one array a document.
     window, stride: of the overlapping windows; None = the state was carried through each document.
     confidences: by temperature, over the tokens of all documents in order.
@@ -200,20 +206,29 @@ def fit_temperature(core: LanguageCore, texts: EncodedTexts, *, n_tokens: int = 
 
 
 def sample_documents(documents: Sequence[Document], max_bytes: int) -> list[Document]:
-    """The same documents if they hold at most `max_bytes`, else as many as fit in the order of a hash of their names, at least one.
+    """The same documents if they hold at most `max_bytes`, else as many as fit in the order of a hash of their places, at least one.
 
-    The choice depends on nothing but the names, so every model is scored on the same documents; they come back in their own order.
+    The choice depends on nothing but the places within the data, so every model is scored on the same documents, however the path to them
+    is spelled; they come back in their own order.
     """
     if sum(document.n_bytes for document in documents) <= max_bytes:
         return list(documents)
     kept: set[int] = set()
     total = 0
-    for index in sorted(range(len(documents)), key=lambda i: sha256_bytes(documents[i].place.encode("utf-8"))):
+    for index in hash_order([document.place for document in documents]):
         total += documents[index].n_bytes
         if kept and total > max_bytes:
             break
         kept.add(index)
     return [documents[index] for index in sorted(kept)]
+
+
+def hash_order(places: Sequence[str]) -> list[int]:
+    """The numbers of places, `file` or `file:line`, in the order of a hash of each place below the folder that all are in."""
+    absolute = [os.path.normpath(Path(place).absolute()) for place in places]
+    n_shared = len(os.path.commonpath({place.rpartition(os.sep)[0] or os.sep for place in absolute})) if absolute else 0
+    hashes = [sha256_bytes(os.fsencode(place[n_shared:].lstrip(os.sep))) for place in absolute]
+    return sorted(range(len(places)), key=hashes.__getitem__)
 
 
 def _store(results: list[NDArray[Any]], chunk: LogitsChunk, values: torch.Tensor) -> None:

@@ -71,9 +71,11 @@ def bits_per_byte_difference(
 def perplexity(
     nats: Nats, n_tokens: Sizes, *, level: float = 0.95, n_resamples: int = 2000, seed: int = 0, clusters: Sequence[Any] | None = None
 ) -> Interval:
-    """exp of the mean loss of a token; comparable only between models that share a tokenizer."""
+    """exp of the mean loss of a token, infinity beyond the largest number; comparable only between models that share a tokenizer."""
     mean = bootstrap_ratio(_losses("nats", nats), n_tokens, level=level, n_resamples=n_resamples, seed=seed, clusters=clusters)
-    return replace(mean, value=math.exp(mean.value), low=math.exp(mean.low), high=math.exp(mean.high))
+    with np.errstate(over="ignore"):
+        value, low, high = np.exp([mean.value, mean.low, mean.high]).tolist()
+    return replace(mean, value=value, low=low, high=high)
 
 
 def _losses(name: str, nats: Nats) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from touchstone.errors import TouchstoneError
+from touchstone.errors import RunFolderError, TouchstoneError
 from touchstone.evaluate.probes import load_probes
 from touchstone.files import check_writable, write_json
 from touchstone.flows.assay_language import Language
@@ -19,6 +19,7 @@ from touchstone.flows.assay_prompts import Prompts
 from touchstone.flows.assay_report import tell_assay, tell_plan, write_page
 from touchstone.flows.assay_speed import Speed, reading_speed
 from touchstone.flows.assay_verdict import judge
+from touchstone.flows.measuring import not_read
 from touchstone.flows.net_training import today
 from touchstone.flows.opening import Opening
 from touchstone.report.terminal import Terminal
@@ -58,11 +59,11 @@ def assay_model(asked: AssayRequest, terminal: Terminal, *, dry_run: bool = Fals
     document is then "problem".
     """
     words = terminal.words
-    if not dry_run:
-        check_writable(asked.place)
     with terminal.progress(words("assay.opening")):
         model = asked.opening.load(asked.folder)
         material = find_material(asked.folder, model, asked.data, asked.fields, SUITES[asked.suite])
+    if not dry_run:
+        check_writable(asked.place)
     subject = Subject(asked.folder, model, material, SUITES[asked.suite])
     head = {"format": FORMAT, "model": str(asked.folder), "suite": asked.suite, "data": [str(path) for path in asked.data], "date": today()}
     if dry_run:
@@ -77,13 +78,21 @@ def assay_model(asked: AssayRequest, terminal: Terminal, *, dry_run: bool = Fals
         "parts": parts,
         "left_out": left_out,
         "failed": failed,
+        "not_read": not_read(material.report),
         "verdict": [finding.to_dict() for finding in findings],
         "json": str(asked.place / "assay.json"),
         "report": str(asked.place / "assay.html"),
     }
-    write_json(asked.place / "assay.json", document)
-    write_page(asked.place / "assay.html", document, findings, words)
     tell_assay(document, findings, terminal)
+    try:
+        write_json(asked.place / "assay.json", document)
+        write_page(asked.place / "assay.html", document, findings, words)
+    except OSError as reason:
+        raise RunFolderError(
+            f"{asked.place}: the report cannot be written: {reason.strerror or reason}; make room, or choose another folder with `--out`."
+        ) from None
+    terminal.say()
+    terminal.say(words("assay.written", report=document["report"], json=document["json"]))
     return document
 
 

@@ -5,16 +5,16 @@ of the model's own run is the domain. What is not at hand has a reason, a key of
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from touchstone.errors import TouchstoneError
 from touchstone.evaluate.compressors import MAX_TRAINING_BYTES
-from touchstone.evaluate.language import sample_documents
-from touchstone.files import sha256_bytes
+from touchstone.evaluate.language import hash_order, sample_documents
 from touchstone.flows.answer_data import answer_data, needs_answers, texts_of
+from touchstone.flows.measured_text import blocks_of
 from touchstone.flows.measuring import run_behind, text_of_run
 from touchstone.infer import LanguageModel
 from touchstone.infer.locate import locate_model
@@ -23,16 +23,9 @@ from touchstone.text.document import Document
 from touchstone.text.labelled import ROW_SUFFIXES, LabelledText, read_labelled
 from touchstone.text.read import ReadReport, format_of, list_files, read_documents
 from touchstone.text.rows import read_csv, read_jsonl, read_parquet
-from touchstone.text.split import cut_long
 from touchstone.text.stream import Notes
 
-__all__ = ["OWN", "SUITES", "Bounds", "Domain", "Fields", "Material", "find_material", "short_names"]
-
-N_BLOCKS = 24
-"""Blocks that a single text is cut into at least: an interval by block then covers the truth about as often as it says (stats.py)."""
-
-LEAST_BLOCK = 1000
-"""Characters of the shortest block that is made: every block begins without what stood before it."""
+__all__ = ["OWN", "SUITES", "Bounds", "Domain", "Fields", "Material", "find_material", "short_names", "whole_of"]
 
 OWN = "own"
 """The name of the domain that is the model's own held-out text."""
@@ -68,7 +61,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class Domain:
-    """Text of one kind. name: what it is called, for each another. n_left_out: documents beyond what is measured."""
+    """Text of one kind. name: what it is called, for each another. n_left_out: documents beyond what is measured, and empty ones."""
 
     name: str
     documents: tuple[Document, ...]
@@ -82,14 +75,21 @@ class Domain:
 
 @dataclass(frozen=True)
 class Material:
-    """training: reads what the model learned from, once a call; None where that is not known, and `why_no_training` says why."""
+    """labelled: each different text once; n_copies: further rows with one of these texts. n_rows_left_out: beyond what is measured,
+    and empty ones.
+
+    training: reads what the model learned from, once a call; None where that is not known, and `why_no_training` says why.
+    report: what of the files was left out.
+    """
 
     domains: tuple[Domain, ...] = ()
     why_no_text: str = ""
     labelled: tuple[LabelledText, ...] = ()
     n_rows_left_out: int = 0
+    n_copies: int = 0
     training: Callable[[], Iterator[Document]] | None = None
     why_no_training: str = "no_run"
+    report: ReadReport = field(default_factory=ReadReport)
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,22 @@ class _Known:
 def find_material(folder: Path, model: LanguageModel, paths: Sequence[Path], fields: Fields, bounds: Bounds) -> Material:
     """Read what the paths hold, and what the run behind the model tells. Raises DataError for a path that cannot be read."""
     known = _of_run(folder, model)
+    report = ReadReport()
     with_labels = [path for path in paths if _is_labelled(path, fields)]
-    rows = _rows(with_labels, fields)
-    chosen = _first_by_hash(rows, bounds.n_rows)
-    domains, why = _domains(paths, fields, bounds), ""
+    rows = _rows(with_labels, fields, counts := ReadReport())
+    different = list({whole_of(row): row for row in reversed(rows)}.values())[::-1]  # the first of each text
+    chosen = _first_by_hash(different, bounds.n_rows)
+    domains, why = _domains(paths, fields, bounds, report), ""
     if not paths:
-        domains = (_bounded(OWN, known.held_out, bounds.text_bytes),) if known.held_out else ()
+        domains = (_bounded(OWN, known.held_out, 0, bounds.text_bytes),) if known.held_out else ()
         why = "" if domains else known.why or "no_held_out"
-    return Material(domains, why, tuple(chosen), len(rows) - len(chosen), known.training, known.why)
+    n_left_out, n_copies = len(different) - len(chosen) + sum(counts.n_rows.values()), len(rows) - len(different)
+    return Material(domains, why, tuple(chosen), n_left_out, n_copies, known.training, known.why, report)
+
+
+def whole_of(row: LabelledText) -> str:
+    """All that the model reads of a row."""
+    return row.text if row.second is None else f"{row.text}\n{row.second}"
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -123,31 +131,36 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _rows(paths: Sequence[Path], fields: Fields) -> list[LabelledText]:
+def _rows(paths: Sequence[Path], fields: Fields, report: ReadReport | None = None) -> list[LabelledText]:
     if not paths:
         return []
-    return read_labelled(paths, text_field=fields.text, label_field=fields.label, second_field=fields.second, columns=fields.columns)
-
-
-def _domains(paths: Sequence[Path], fields: Fields, bounds: Bounds) -> tuple[Domain, ...]:
-    """A domain a path; the bound is shared evenly."""
-    share = bounds.text_bytes // max(1, len(paths))
-    return tuple(
-        _bounded(name, _blocks(_texts(path, fields), share), share, str(path)) for name, path in zip(short_names(paths), paths, strict=True)
+    return read_labelled(
+        paths,
+        text_field=fields.text,
+        label_field=fields.label,
+        second_field=fields.second,
+        columns=fields.columns,
+        report=report,
     )
 
 
-def _blocks(documents: Sequence[Document], max_bytes: int) -> list[Document]:
-    """Long texts in blocks, so that there are enough to resample, to halve, and to choose from."""
-    n_chars = sum(len(document.text) for document in documents)
-    longest = max(LEAST_BLOCK, min(n_chars, max_bytes) // N_BLOCKS)
-    return list(cut_long(documents, longest, longest))
+def _domains(paths: Sequence[Path], fields: Fields, bounds: Bounds, report: ReadReport) -> tuple[Domain, ...]:
+    """A domain a path; the bound is shared evenly."""
+    share = bounds.text_bytes // max(1, len(paths))
+    domains = []
+    for name, path in zip(short_names(paths), paths, strict=True):
+        n_before = report.n_empty
+        blocks = blocks_of(_texts(path, fields, report), share)
+        domains.append(_bounded(name, blocks, report.n_empty - n_before, share, str(path)))
+    return tuple(domains)
 
 
-def _texts(path: Path, fields: Fields) -> list[Document]:
+def _texts(path: Path, fields: Fields, report: ReadReport) -> list[Document]:
     if fields.columns is None or not _is_labelled(path, fields):
-        return list(read_documents([path], text_field=fields.text, report=ReadReport()))
-    return [Document(row.text, *_place(row.place)) for row in _rows([path], fields)]  # files without a header
+        return list(read_documents([path], text_field=fields.text, report=report))
+    rows = _rows([path], fields, counts := ReadReport())  # files without a header
+    report.n_empty += sum(counts.n_rows.values())
+    return [Document(row.text, *_place(row.place)) for row in rows]
 
 
 def _place(place: str) -> tuple[str, int]:
@@ -155,25 +168,28 @@ def _place(place: str) -> tuple[str, int]:
     return source, int(line)
 
 
-def _bounded(name: str, documents: Sequence[Document], max_bytes: int, path: str | None = None) -> Domain:
+def _bounded(name: str, documents: Sequence[Document], n_empty: int, max_bytes: int, path: str | None = None) -> Domain:
     filled = [document for document in documents if document.text.strip()]
     chosen = sample_documents(filled, max_bytes)
-    return Domain(name, tuple(chosen), len(filled) - len(chosen), path)
+    return Domain(name, tuple(chosen), len(documents) - len(chosen) + n_empty, path)
 
 
 def _first_by_hash(rows: Sequence[LabelledText], n: int) -> list[LabelledText]:
     """At most n rows, those whose places hash first, in their own order: never the first of a file that may be sorted."""
-    ranked = sorted(range(len(rows)), key=lambda place: sha256_bytes(rows[place].place.encode()))
-    return [rows[place] for place in sorted(ranked[:n])]
+    return [rows[place] for place in sorted(hash_order([row.place for row in rows])[:n])]
 
 
 def _is_labelled(path: Path, fields: Fields) -> bool:
-    """Whether every file at a path is one of rows, and the first row has text and label."""
+    """Whether every file at a path is one of rows, and any row has a label: one that has none is then an error, as everywhere.
+
+    Names of columns are given for rows with labels: a file that they are for has some, or they are wrong.
+    """
     files = list_files([path], ReadReport())
     if not all(format_of(file) in ROW_SUFFIXES for file in files):
         return False
-    first = next(_fields_of(files[0], fields), {})
-    return fields.text in first and fields.label in first
+    if fields.columns is not None and any(format_of(file) in (".csv", ".tsv") for file in files):
+        return True
+    return any(fields.label in row for file in files for row in _fields_of(file, fields))
 
 
 def _fields_of(path: Path, fields: Fields) -> Iterator[dict[str, Any]]:
@@ -200,13 +216,19 @@ def _of_run(folder: Path, model: LanguageModel) -> _Known:
     try:
         if needs_answers(config):
             rows = answer_data(config, _Mute(quiet=True)).sides.train
-            return _Known(lambda: (Document(text, row.place) for row in rows for text in texts_of(row)))
+            return _Known(lambda: (Document(text, row.place) for row in rows for text in _as_read(texts_of(row))))
         if model.tokenizer is None:
             return _Known(why="no_tokenizer")
         prepared = text_of_run(record, config, model.tokenizer)
     except TouchstoneError:
         return _Known(why="text_changed")
     return _Known(prepared.train_documents, prepared.test_documents)
+
+
+def _as_read(texts: Iterable[str]) -> list[str]:
+    """The texts of a row, and, of several, all together."""
+    several = list(texts)
+    return several if len(several) == 1 else [*several, "\n".join(several)]
 
 
 class _Mute(Terminal):

@@ -20,10 +20,10 @@ from touchstone.calibrate.choose import choose_calibration
 from touchstone.calibrate.fit import Temperature, VectorScaling
 from touchstone.config import closest
 from touchstone.errors import ConfigError, DataError
-from touchstone.evaluate.contamination import ExampleOverlap, share_contaminated, training_overlap
+from touchstone.evaluate.contamination import ExampleOverlap, training_overlap
 from touchstone.evaluate.probes import Probe, load_probes
 from touchstone.files import read_json, sha256_bytes
-from touchstone.flows.assay_material import Bounds, Material
+from touchstone.flows.assay_material import Bounds, Material, whole_of
 from touchstone.flows.assay_trust import confidence_data, is_enough, trust_data
 from touchstone.flows.calibrating import class_confidence, is_first_half
 from touchstone.flows.comparison import interval_dict
@@ -179,10 +179,11 @@ class Classes:
         truth = np.array([numbers[row.label] for row in rows])
         answers = logits.argmax(axis=1)
         correct = answers == truth
-        first = np.array([is_first_half("\n".join(text) if isinstance(text, tuple) else text) for text in texts])
+        first = np.array([is_first_half(whole_of(row)) for row in rows])
         label, n_commonest = Counter(row.label for row in rows).most_common(1)[0]
         return {
             "n": len(rows),
+            "n_copies": subject.material.n_copies,
             "n_left_out": subject.material.n_rows_left_out,
             "n_cut": sum(each.n_cut > 0 for each in found),
             "accuracy": interval_dict(clopper_pearson(int(correct.sum()), len(rows))),
@@ -193,21 +194,21 @@ class Classes:
 
 
 class Contamination:
-    """How many of the texts that it was measured on share a run of 13 words with what it learned from."""
+    """How many of the texts that it was measured on share a run of 13 words with what it learned from, or, short ones, are the same."""
 
     name = "contamination"
 
     def lacks(self, subject: Subject) -> str | None:
         material = subject.material
         if material.training is None:
-            return material.why_no_training
-        return None if _measured_texts(material) else "no_texts"
+            return f"training_{material.why_no_training}"
+        return None if _measured_texts(subject) else "no_texts"
 
     def amount(self, subject: Subject) -> dict[str, int]:
-        return {"documents": sum(len(texts) for texts in _measured_texts(subject.material).values())}
+        return {"documents": sum(len(texts) for texts in _measured_texts(subject).values())}
 
     def measure(self, subject: Subject) -> dict[str, Any]:
-        groups = _measured_texts(subject.material)
+        groups = _measured_texts(subject)
         assert subject.material.training is not None
         flat = [text for texts in groups.values() for text in texts]
         overlaps = iter(training_overlap(flat, subject.material.training(), n=_OVERLAP_WORDS))
@@ -313,11 +314,20 @@ def _class_confidence(
     return {**trust_data(sure, class_confidence(fitted, logits, answers), correct, first), "method": choice.choice}
 
 
-def _measured_texts(material: Material) -> dict[str, list[str]]:
-    return {domain.name: [document.text for document in domain.documents] for domain in material.domains}
+def _measured_texts(subject: Subject) -> dict[str, list[str]]:
+    """The texts of each domain, and, as `classes`, those of the labelled rows: what figures rest on."""
+    model, material = subject.model, subject.material
+    groups = {}
+    if "rolling" in model.can:
+        groups = {domain.name: [document.text for document in domain.documents] for domain in material.domains}
+    if Classes().lacks(subject) is None:
+        groups["classes"] = [whole_of(row) for row in material.labelled]
+    return groups
 
 
 def _overlap(name: str, overlaps: Sequence[ExampleOverlap]) -> dict[str, Any]:
-    judged = [overlap for overlap in overlaps if overlap.share_of_ngrams is not None]
-    share = interval_dict(share_contaminated(judged)) if judged else None
-    return {"name": name, "n": len(overlaps), "n_judged": len(judged), "share": share}
+    """share: of all texts that were seen. n_judged: those long enough to tell, and those that stand in the training text whole."""
+    n_seen = sum(overlap.is_seen for overlap in overlaps)
+    n_judged = sum(overlap.is_seen or overlap.share_of_ngrams is not None for overlap in overlaps)
+    share = interval_dict(clopper_pearson(n_seen, len(overlaps)))
+    return {"name": name, "n": len(overlaps), "n_judged": n_judged, "n_seen": n_seen, "share": share}

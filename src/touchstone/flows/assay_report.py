@@ -25,7 +25,7 @@ _USES = ("may", "not", "open")
 
 
 def tell_assay(document: Data, findings: Sequence[Finding], terminal: Terminal) -> None:
-    """The verdict, what was left out, and where the report is."""
+    """The verdict, and what was left out."""
     words = terminal.words
     terminal.say()
     terminal.say(words("assay.verdict_of", model=document["model"]), style="title")
@@ -36,8 +36,8 @@ def tell_assay(document: Data, findings: Sequence[Finding], terminal: Terminal) 
             for sentence in told:
                 terminal.say(f"  · {_bare(sentence)}")
     _tell_left_out(document, terminal)
-    terminal.say()
-    terminal.say(words("assay.written", report=document["report"], json=document["json"]))
+    for sentence in _not_read(document, words):
+        terminal.warn(sentence)
 
 
 def tell_plan(plan: Data, terminal: Terminal) -> None:
@@ -73,7 +73,7 @@ def write_page(path: Path, document: Data, findings: Sequence[Finding], words: W
             words("assay.rule_confidence", near=limits["near"]),
             words("assay.rule_promise"),
             words("assay.rule_prompts", p=limits["p"]),
-            words("assay.rule_contamination", overlap=limits["overlap"]),
+            words("assay.rule_contamination", overlap=limits["overlap"], units=limits["units"]),
         ]
     )
     page.write(path)
@@ -110,6 +110,13 @@ def _left_out(document: Data, words: Words) -> list[str]:
         words("assay.left_out_part", part=words(f"assay.part_{part}"), reason=words(f"assay.why_{reason}"))
         for part, reason in document["left_out"].items()
     ]
+
+
+def _not_read(document: Data, words: Words) -> list[str]:
+    """How much of the data was not read, and why; a reason that the reader of files gave stands as it was given."""
+    n_empty, by_reason = document["not_read"]["n_empty"], document["not_read"]["files"]
+    said = [words("evaluate.empty", n=f"{n_empty:,}")] if n_empty else []
+    return said + [words("evaluate.skipped", n=f"{n:,}", reason=reason) for reason, n in by_reason.items()]
 
 
 def _bare(text: str) -> str:
@@ -314,7 +321,7 @@ def _add_calibration(page: Page, data: Data, words: Words) -> None:
     curves = {words(f"assay.{when}"): _curve(data["curves"][when]) for when in shown}
     page.figure(reliability(curves, words), words("assay.reliability_caption"))
     rows = [
-        (words(f"assay.{when}"), figure_text(found, 4), f"{found['noise_floor']['high']:.4f}", f"{found['n']:,}")
+        (words(f"assay.{when}"), figure_text(found, 4), figure_text(found["noise_floor"], 4), f"{found['n']:,}")
         for when in shown
         for found in (data[f"ece_{when}"],)
     ]
@@ -324,17 +331,18 @@ def _add_calibration(page: Page, data: Data, words: Words) -> None:
 
 
 def _add_notes(page: Page, data: Data, words: Words) -> None:
-    for name in ("n_refused", "n_cut"):
+    for name in ("n_refused", "n_cut", "n_copies"):
         if data.get(name):
             page.note(words(f"assay.{name}", n=f"{data[name]:,}"))
 
 
 def _add_left_out(page: Page, document: Data, words: Words) -> None:
-    if not document["left_out"] and not document["failed"]:
+    not_read = _not_read(document, words)
+    if not document["left_out"] and not document["failed"] and not not_read:
         return
     page.heading(words("assay.left_out"))
     failed = [words("assay.failed", part=words(f"assay.part_{part}")) for part in document["failed"]]
-    page.list([*_left_out(document, words), *failed])
+    page.list([*_left_out(document, words), *failed, *not_read])
 
 
 def _curve(data: Data) -> Reliability:

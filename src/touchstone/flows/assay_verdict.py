@@ -5,7 +5,7 @@ figures leave it open (`open`); nothing is concluded from too few answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ SIGNIFICANT = 0.05
 """The p-value, corrected for the number of comparisons, from which a difference may be chance."""
 
 OVERLAP = 0.05
-"""The share of documents that overlap with the training text up to which figures on them are taken at their word."""
+"""The share of documents seen in the training text up to which figures on them are taken at their word."""
 
 Use = Literal["may", "not", "open"]
 Data = Mapping[str, Any]
@@ -71,12 +71,17 @@ class Finding:
 def judge(parts: Mapping[str, Data | None]) -> list[Finding]:
     """All findings, in the order of the parts; of one that was left out there is none.
 
-    But where text was measured and the training text is not known, that is said: good figures may then be memory.
+    But where text was measured and the training text is not known, that is said: good figures may then be memory. Where it is known that
+    they may be, nothing good that rests on them is vouched for: it is open.
     """
     found = [finding for name, rules in RULES.items() if (data := parts.get(name)) is not None for rule in rules for finding in rule(data)]
-    if parts.get("contamination") is None and parts.get("language") is not None:
+    if parts.get("contamination") is None and any(parts.get(name) is not None for name in ("language", "classes")):
         found.append(Finding("contamination", "unknown", "open"))
-    return found
+    seen = {finding.about for finding in found if (finding.rule, finding.outcome) == ("contamination", "seen")}
+    if seen - {"classes"}:
+        seen.add("next-token")  # measured on all domains together
+    doubtful = [finding.use == "may" and (finding.about or finding.rule) in seen for finding in found]
+    return [replace(finding, use="open") if is_doubtful else finding for finding, is_doubtful in zip(found, doubtful, strict=True)]
 
 
 def language_rule(part: Data) -> list[Finding]:
@@ -127,7 +132,8 @@ def confidence_rule(found: Data | None, about: str) -> list[Finding]:
     """Whether confidence is the share of right answers: an error within the noise floor is none.
 
     true: as the model says it. near: the error is real but small. fixable: true, or near it, once calibrated. off: not even then.
-    unfitted: the error is real, and there was too little to calibrate by. few: too few answers to say.
+    stuck: the error is real, and no calibration was better than none. unfitted: the error is real, and there was too little to calibrate
+    by. few: too few answers to say.
     """
     if found is None or found["ece_before"] is None:
         return []
@@ -141,6 +147,8 @@ def confidence_rule(found: Data | None, about: str) -> list[Finding]:
         outcome, use = "near", "may"
     elif after is None:
         outcome, use = "unfitted", "not"
+    elif found.get("method") == "none":
+        outcome, use = "stuck", "not"
     else:
         outcome, use = ("fixable", "open") if _is_within_floor(after) or after["value"] <= NEAR else ("off", "not")
         figures["after"] = after["value"]
@@ -178,22 +186,24 @@ def prompts_rule(part: Data) -> list[Finding]:
 
 
 def contamination_rule(part: Data) -> list[Finding]:
-    """Whether the texts of a domain were learned from: then the figures on it say little of new text."""
+    """Whether the texts of a domain were learned from: then the figures on it say little of new text.
+
+    Of a text that is too short all that can be told is that it stands there whole; where most are, or few can be judged, nothing clears
+    them.
+    """
     found = []
     for group in part["groups"]:
-        if group["share"] is None:
-            found.append(Finding("contamination", "short", "open", group["name"]))
-            continue
-        is_seen = group["share"]["value"] > OVERLAP
-        found.append(
-            Finding(
-                "contamination",
-                "seen" if is_seen else "clean",
-                "not" if is_seen else "may",
-                group["name"],
-                {"share": group["share"]["value"], "n": group["n_judged"], "words": part["n_words"]},
-            )
-        )
+        n, n_judged, n_seen = group["n"], group["n_judged"], group["n_seen"]
+        if n_seen > OVERLAP * n:
+            outcome, use = "seen", "not"
+        elif n_judged < max(FEW_UNITS, n / 2) or n_seen > OVERLAP * n_judged:
+            outcome, use = "short", "open"
+        else:
+            outcome, use = "clean", "may"
+        figures = {"share": group["share"]["value"], "n": n}
+        figures |= {"words": part["n_words"]} if outcome != "short" else {}
+        figures |= {"judged": n_judged} if outcome != "seen" else {}
+        found.append(Finding("contamination", outcome, use, group["name"], figures))  # type: ignore[arg-type]
     return found
 
 

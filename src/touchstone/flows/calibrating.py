@@ -27,7 +27,7 @@ from touchstone.evaluate.language import encode_documents, fit_temperature, samp
 from touchstone.files import sha256_bytes
 from touchstone.flows.closed_questions import ClosedQuestion, read_questions
 from touchstone.flows.comparison import interval_dict, measurement_dict
-from touchstone.flows.measuring import ECE_BINS
+from touchstone.flows.measuring import ECE_BINS, not_read, tell_not_read
 from touchstone.flows.net_training import today
 from touchstone.flows.opening import Opening
 from touchstone.infer import LanguageModel
@@ -120,7 +120,8 @@ def calibrate_model(asked: CalibrationRequest, terminal: Terminal) -> dict[str, 
     if not asked.data:
         raise ConfigError("`calibrate` needs answers that the model has not learned from; give them with `--data PATH`.")
     with terminal.progress(words("calibrate.reading")):
-        found = _fit(model, asked)
+        found = _fit(model, asked, report := ReadReport())
+    tell_not_read(left_out := not_read(report), terminal)
     _show(found, terminal)
     if found.helps:
         store_calibration(locate_model(asked.folder), _record(found, model, asked.task))
@@ -140,10 +141,11 @@ def calibrate_model(asked: CalibrationRequest, terminal: Terminal) -> dict[str, 
         "accuracy": None if found.accuracy is None else dict(zip(("before", "after"), map(interval_dict, found.accuracy), strict=True)),
         "n_fitted": found.n_fitted,
         "n_cut": found.n_cut,
+        "not_read": left_out,
     }
 
 
-def _fit(model: LanguageModel, asked: CalibrationRequest) -> Calibrated:
+def _fit(model: LanguageModel, asked: CalibrationRequest, report: ReadReport) -> Calibrated:
     if "classify" in model.can:
         rows = read_labelled(
             asked.data,
@@ -151,14 +153,15 @@ def _fit(model: LanguageModel, asked: CalibrationRequest) -> Calibrated:
             label_field=asked.label_field,
             second_field=asked.second_field,
             columns=asked.columns,
+            report=report,
         )
         return fit_classes(model, rows, method=asked.method)
     if asked.task is not None and "loglikelihood" in model.can:
-        return fit_answers(model, read_questions(asked.data), method=asked.method)
+        return fit_answers(model, read_questions(asked.data, report), method=asked.method)
     if "rolling" in model.can:
         if asked.method not in (None, "temperature"):
             raise Unsupported(f"The next token of a vocabulary is calibrated by `temperature` only, not by `{asked.method}`.")
-        return fit_next_token(model, asked.data, text_field=asked.text_field)
+        return fit_next_token(model, asked.data, report, text_field=asked.text_field)
     raise Unsupported("This model gives neither classes nor next tokens, so there is no probability to calibrate.")
 
 
@@ -257,13 +260,13 @@ def _choice(logits: NDArray[np.float64], truth: NDArray[np.int64], method: Metho
     return choose_confidence(softmax(logits)[np.arange(len(answers)), answers], answers == truth, candidates=(method,), seed=seed)
 
 
-def fit_next_token(model: LanguageModel, paths: Sequence[Path], *, text_field: str = "text") -> Calibrated:
-    """A temperature for the next token from documents."""
+def fit_next_token(model: LanguageModel, paths: Sequence[Path], report: ReadReport, *, text_field: str = "text") -> Calibrated:
+    """A temperature for the next token from documents. report: filled while they are read."""
     if model.tokenizer is None:
         raise NoTokenizer("This model has no tokenizer, so it cannot read the text to calibrate by.")
     if not isinstance(model.net, LanguageNet):
         raise Unsupported("An n-gram model counts; its probabilities are smoothed, and no temperature is fitted to them.")
-    documents = sample_documents(list(read_documents(list(paths), text_field=text_field, report=ReadReport())), MAX_BYTES)
+    documents = sample_documents(list(read_documents(list(paths), text_field=text_field, report=report)), MAX_BYTES)
     first = np.array([is_first_half(document.text) for document in documents])
     if not 0 < first.sum() < len(documents):  # a few long documents: the halves of each
         raise DataError(f"{len(documents)} documents are too few to fit on some and measure on others; give more files or rows.")
@@ -330,7 +333,7 @@ def _record(found: Calibrated, model: LanguageModel, task: str | None) -> Calibr
     interval, fitted = found.after.interval, found.fitted.to_dict()
     statistic = {"ece_before": found.before.value, "ece_after": found.after.value}
     if found.after.noise_floor is not None:
-        statistic["noise_floor"] = found.after.noise_floor.high
+        statistic["noise_floor"] = found.after.noise_floor.value
     return Calibration(
         target=found.target,
         task=task,
@@ -353,7 +356,7 @@ def _show(found: Calibrated, terminal: Terminal) -> None:
     terminal.say(words("calibrate.fitted", method=words(f"calibrate.{method}"), n=f"{found.n_fitted:,}"))
     rows = []
     for name, measured in (("before", found.before), ("after", found.after)):
-        floor = "-" if measured.noise_floor is None else f"{measured.noise_floor.high:.4f}"
+        floor = "-" if measured.noise_floor is None else f"{measured.noise_floor.value:.4f}"
         rows.append((words(f"calibrate.{name}"), f"{measured.value:.4f}", str(measured.interval or "-"), floor, f"{measured.n:,}"))
     terminal.table([words(f"calibrate.{header}") for header in ("when", "ece", "interval", "floor", "n")], rows)
     if found.n_cut:

@@ -35,12 +35,12 @@ class ClosedQuestion:
     place: str
 
 
-def read_questions(paths: Sequence[Path | str]) -> list[ClosedQuestion]:
+def read_questions(paths: Sequence[Path | str], report: ReadReport | None = None) -> list[ClosedQuestion]:
     """The questions of all files, folders included, in order.
 
     Raises DataError with file and line for a row that is no closed question or has other answers than the first, and where there is none.
     """
-    report = ReadReport()
+    report = report if report is not None else ReadReport()
     found: list[ClosedQuestion] = []
     for path in list_files(paths, report, QUESTION_SUFFIXES):
         for row in read_jsonl(path, Notes()):

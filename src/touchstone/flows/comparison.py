@@ -1,6 +1,7 @@
 """Several models on the same held-out documents: bits per byte of each, and whether one is really better than another.
 
-A difference is paired by document; when its interval covers zero the verdict is a tie, whichever figure looks smaller.
+A difference is paired by document; when its interval covers zero the verdict is a tie, whichever figure looks smaller. Without an interval
+nothing is known.
 """
 
 import math
@@ -18,7 +19,7 @@ from touchstone.stats import Interval, bootstrap_ratio, paired_ratio_difference
 
 __all__ = ["Comparison", "Difference", "Entry", "Verdict", "interval_dict", "measurement_dict", "method_text", "verdict_of"]
 
-Verdict = Literal["better", "worse", "tie"]
+Verdict = Literal["better", "worse", "tie", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class Comparison:
 
 
 def verdict_of(difference: Interval) -> Verdict:
-    """What an interval of a difference in bits per byte allows to be said; one document alone allows nothing."""
+    """What an interval of a difference in bits per byte allows to be said; where there is none, as of one document alone: nothing."""
+    if not _has_ends(difference):
+        return "unknown"
     if difference.high < 0:
         return "better"
     return "worse" if difference.low > 0 else "tie"
@@ -99,14 +102,18 @@ def method_text(window: int | None, stride: int | None, words: Words) -> str:
 
 
 def interval_dict(interval: Interval) -> dict[str, Any]:
-    """Plain data for JSON; bounds that do not exist are None."""
-    bounds = {"low": interval.low, "high": interval.high}
-    known = {name: value if math.isfinite(value) else None for name, value in bounds.items()}
-    return {"value": interval.value, **known, "level": interval.level, "n": interval.n, "method": interval.method}
+    """Plain data for JSON; where one bound does not exist, both are None. A value beyond any number is None too."""
+    low, high = (interval.low, interval.high) if _has_ends(interval) else (None, None)
+    value = interval.value if math.isfinite(interval.value) else None
+    return {"value": value, "low": low, "high": high, "level": interval.level, "n": interval.n, "method": interval.method}
 
 
 def measurement_dict(found: Measurement) -> dict[str, Any]:
     """Plain data for JSON of a calibration error with its interval and its noise floor."""
     intervals = {"interval": found.interval, "noise_floor": found.noise_floor}
-    known = {name: None if interval is None else interval_dict(interval) for name, interval in intervals.items()}
+    known = {name: interval_dict(ends) if ends is not None and _has_ends(ends) else None for name, ends in intervals.items()}
     return {"name": found.name, "value": found.value, "estimator": found.estimator, "bins": found.bins, "n": found.n, **known}
+
+
+def _has_ends(interval: Interval) -> bool:
+    return math.isfinite(interval.low) and math.isfinite(interval.high)

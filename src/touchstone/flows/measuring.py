@@ -1,7 +1,9 @@
 """The verb `evaluate`: how well a model predicts text, with error bars and with compressors beside it, and how far its confidence holds."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,10 @@ import numpy as np
 from touchstone import config as settings
 from touchstone.calibrate.measure import Measurement, Resampling, ece_equal_width
 from touchstone.errors import ConfigError, NoTokenizer
-from touchstone.evaluate.compressors import score_compressors
 from touchstone.evaluate.language import LanguageScore, encode_documents, sample_documents, score_language
 from touchstone.files import cache_folder
 from touchstone.flows.comparison import Comparison, interval_dict, measurement_dict, method_text
+from touchstone.flows.measured_text import Compressed, blocks_of, units_of
 from touchstone.infer import load
 from touchstone.models.ngram import NgramModel
 from touchstone.report.terminal import Terminal
@@ -23,7 +25,10 @@ from touchstone.text.read import ReadReport, read_documents
 from touchstone.text.tokenizer import Tokenizer
 from touchstone.train.run_config import RunConfig
 
-__all__ = ["ECE_BINS", "measure_model", "next_token_ece", "run_behind", "text_of_run"]
+__all__ = ["ECE_BINS", "OWN_TEXT", "measure_model", "next_token_ece", "not_read", "run_behind", "tell_not_read", "text_of_run"]
+
+OWN_TEXT = "held-out test text of its own run"
+"""In the document, where no data was given."""
 
 ECE_BINS = 15
 """As Guo et al. 2017 and most papers since."""
@@ -49,23 +54,30 @@ def measure_model(
     model.check_can("rolling")
     if model.tokenizer is None:
         raise NoTokenizer(f"{folder}: has no tokenizer, so it cannot be scored on text.")
-    documents, of = _documents(folder, data, text_field, model.tokenizer)
+    report = ReadReport()
+    documents, of = _documents(folder, data, text_field, model.tokenizer, report)
+    if units_of(documents)[1] == "block":
+        documents = blocks_of(documents, max_bytes)
     chosen = sample_documents(documents, max_bytes)
+    units, kind = units_of(chosen)
     with terminal.progress(words("evaluate.scoring")):
         temperatures = () if isinstance(model.net, NgramModel) else (1.0,)
-        score = score_language(model.net, encode_documents(model.tokenizer, chosen), stride=stride, temperatures=temperatures)
-        compressed = score_compressors([document.text for document in chosen])
+        texts = replace(encode_documents(model.tokenizer, chosen), sources=tuple(units))
+        score = score_language(model.net, texts, stride=stride, temperatures=temperatures)
+        compressed = Compressed.of(chosen, ())
     comparison = Comparison(score.sources, score.n_bytes)
     comparison.add("model", score.nats / np.log(2))
-    for compressor in compressed.scores:
-        comparison.add(compressor.name, 8.0 * np.array(compressor.compressed_bytes), setting=compressor.setting)
+    for name, bits in compressed.bits.items():
+        comparison.add(name, bits, setting=compressed.settings[name])
     ece = next_token_ece(score) if temperatures else None
-    _show(comparison, score, ece, of, terminal)
+    left_out = {"n_documents_left_out": len(documents) - len(chosen), "unit": kind, "not_read": not_read(report)}
+    _show(comparison, score, ece, of or words("evaluate.own_text"), terminal)
+    _tell_left_out(left_out, max_bytes, terminal)
     return {
         "status": "ok",
         "model": os.fspath(folder),
-        "data": of,
-        "n_documents_left_out": len(documents) - len(chosen),
+        "data": of or OWN_TEXT,
+        **left_out,
         "n_tokens": score.n_tokens,
         "method": score.method,
         "perplexity": interval_dict(score.perplexity()),
@@ -74,8 +86,14 @@ def measure_model(
     }
 
 
+def not_read(report: ReadReport) -> dict[str, Any]:
+    """Plain data of what was left out in reading: rows without text, and files by the reason."""
+    reasons = ("the same file as another" if reason.startswith("the same file") else reason for _, reason in report.skipped)
+    return {"n_empty": report.n_empty, "files": dict(Counter(reasons))}
+
+
 def next_token_ece(score: LanguageScore, temperature: float = 1.0) -> Measurement:
-    """Expected calibration error of the likeliest next token, with an interval by file."""
+    """Expected calibration error of the likeliest next token, with an interval by source."""
     found = score.confidences[temperature]
     files = {source: number for number, source in enumerate(dict.fromkeys(score.sources))}
     lengths = [len(array) for array in score.token_nats]
@@ -97,10 +115,12 @@ def text_of_run(record: Path, config: RunConfig, tokenizer: Tokenizer) -> Prepar
     return prepared
 
 
-def _documents(folder: Path, data: Sequence[Path], text_field: str, tokenizer: Tokenizer) -> tuple[list[Document], str]:
-    """What to score, and what to call it."""
+def _documents(
+    folder: Path, data: Sequence[Path], text_field: str, tokenizer: Tokenizer, report: ReadReport
+) -> tuple[list[Document], str | None]:
+    """What to score, and the paths it is from; None = the model's own test text."""
     if data:
-        return list(read_documents(list(data), text_field=text_field, report=ReadReport())), ", ".join(map(str, data))
+        return list(read_documents(list(data), text_field=text_field, report=report)), ", ".join(map(str, data))
     behind = run_behind(folder)
     if behind is None:
         raise ConfigError(f"{folder}: no run stands behind this model, so it has no test text of its own; give some with `--data PATH`.")
@@ -108,7 +128,22 @@ def _documents(folder: Path, data: Sequence[Path], text_field: str, tokenizer: T
     prepared = text_of_run(record, config, tokenizer)
     if not prepared.test_documents:
         raise ConfigError(f"{record}: the run held no test text out; give some with `--data PATH`.")
-    return prepared.test_documents, "held-out test text of its own run"
+    return prepared.test_documents, None
+
+
+def _tell_left_out(left_out: Mapping[str, Any], max_bytes: int, terminal: Terminal) -> None:
+    words = terminal.words
+    if n := left_out["n_documents_left_out"]:
+        terminal.warn(words("evaluate.beyond", n=f"{n:,}", bytes=f"{max_bytes:,}"))
+    tell_not_read(left_out["not_read"], terminal)
+
+
+def tell_not_read(left_out: Mapping[str, Any], terminal: Terminal) -> None:
+    """A line for rows without text, and one for each reason that files were not read."""
+    if n := left_out["n_empty"]:
+        terminal.warn(terminal.words("evaluate.empty", n=f"{n:,}"))
+    for reason, n in left_out["files"].items():
+        terminal.warn(terminal.words("evaluate.skipped", n=f"{n:,}", reason=reason))
 
 
 def _show(comparison: Comparison, score: LanguageScore, ece: Measurement | None, of: str, terminal: Terminal) -> None:

@@ -11,6 +11,7 @@ from touchstone.evaluate.suites import SUITES, suite_task
 from touchstone.evaluate.task import EvalTask
 from touchstone.evaluate.task_result import Figure, TaskResult
 from touchstone.infer import LanguageModel, load
+from touchstone.report.chinese_suites import CHINESE_NEEDS, CHINESE_SUITES
 from touchstone.report.terminal import Terminal
 
 __all__ = ["measure_suites", "show_suites"]
@@ -74,7 +75,11 @@ def show_suites(terminal: Terminal) -> dict[str, Any]:
         {"name": name, "language": suite.language, "needs": suite.needs, "files": dict(suite.files), "about": suite.description}
         for name, suite in SUITES.items()
     ]
-    rows = [(name, suite.language, suite.needs, suite.files.get("path", "-"), suite.description) for name, suite in SUITES.items()]
+    needs, about = (CHINESE_NEEDS, CHINESE_SUITES) if terminal.words.lang == "zh" else ({}, {})
+    rows = [
+        (name, suite.language, needs.get(suite.needs, suite.needs), suite.files.get("path", "-"), about.get(name, suite.description))
+        for name, suite in SUITES.items()
+    ]
     terminal.table([words(f"suite.{header}") for header in headers], rows)
     return {"status": "ok", "suites": listed}
 

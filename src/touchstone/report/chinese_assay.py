@@ -35,10 +35,14 @@ CHINESE_ASSAY: dict[str, str] = {
     "why_no_rolling": "该模型不预测整段文本。",
     "why_no_tokenizer": "该模型没有分词器，无法读取文本。",
     "why_no_prefix": "分词器没有文本起始或结束词元，无法给第一个词元打分。",
-    "why_no_run": "找不到训练该模型的运行记录，训练文本未知；请用 `--data PATH` 给出文本。",
+    "why_no_run": "找不到训练该模型的运行记录，因而没有留出的文本；请用 `--data PATH` 给出文本。",
     "why_run_unreadable": "模型旁边的运行设置无法读取。",
     "why_text_changed": "训练时的文本已不在或已改变；请用 `--data PATH` 给出文本。",
     "why_no_held_out": "该次训练没有留出测试文本；请用 `--data PATH` 给出文本。",
+    "why_training_no_run": "找不到训练该模型的运行记录，训练文本未知；请直接评估运行文件夹，其中的 `config.yaml` 写明了训练文本。",
+    "why_training_run_unreadable": "模型旁的运行设置 `config.yaml` 无法读取，训练文本未知。",
+    "why_training_text_changed": "训练文本已不在或已改变；请把它放回该次运行的 `config.yaml` 所写的位置。",
+    "why_training_no_tokenizer": "模型没有分词器，无法得知其训练文本。",
     "why_no_loglikelihood": "该模型不能给出答案的似然。",
     "why_no_classify": "该模型没有分类头。",
     "why_labels_together": "它的标签并不互斥，每行没有唯一的答案。",
@@ -80,6 +84,9 @@ CHINESE_ASSAY: dict[str, str] = {
     "says_confidence_unfitted": (
         "{about}的置信度不可信：平均偏差 {before}（准确的置信度上限为 {floor}，{n} 个答案），可供校准的数据又太少。"
     ),
+    "says_confidence_stuck": (
+        "{about}的置信度不可信：平均偏差 {before}（准确的置信度上限为 {floor}，{n} 个答案），试过的校准方法都没有更好。"
+    ),
     "says_ranking_knows": "{about}：答对时比答错时更有把握（AUROC {value}），可以把最没把握的答案挑出来另行处理。",
     "says_ranking_blind": "{about}：置信度分不出对错（AUROC {value}）。",
     "says_promise_held": (
@@ -101,10 +108,16 @@ CHINESE_ASSAY: dict[str, str] = {
     "says_prompts_depends": "没有试过的提示：正确率取决于措辞，{ways} 种问法下为 {low} 到 {high}（中位数 {median}，{n} 个问题）。",
     "says_prompts_steady": "提示措辞：{ways} 种问法下正确率为 {low} 到 {high}（中位数 {median}），在 {n} 个问题上未超出偶然差异。",
     "says_prompts_few": "提示措辞：{n} 个问题太少，无法下结论；{ways} 种问法下正确率为 {low} 到 {high}，中位数 {median}。",
-    "says_contamination_clean": "{about}上的结果反映的是新文本：{n} 篇文档中有 {share} 与训练文本有连续 {words} 个词相同。",
-    "says_contamination_seen": "把{about}上的结果当作新文本的结果：{n} 篇文档中有 {share} 与训练文本有连续 {words} 个词相同。",
-    "says_contamination_short": "{about}是否在训练中见过：文档太短，无法判断。",
-    "says_contamination_unknown": "不知道所测文本是否在训练中出现过；如果出现过，结果会偏好。",
+    "says_contamination_clean": (
+        "{about}上的结果反映的是新文本：{n} 篇中有 {judged} 篇长度足以判断，共 {share} 与训练文本有连续 {words} 个词相同或整篇相同。"
+    ),
+    "says_contamination_seen": (
+        "把{about}上的结果当作新文本的结果：{n} 篇中有 {share} 与训练文本有连续 {words} 个词相同，或（短文本）整篇相同。"
+    ),
+    "says_contamination_short": (
+        "{about}上的结果：{n} 篇中只有 {judged} 篇可以判断，不知道其文本是否在训练中见过；有 {share} 出现在训练文本中。"
+    ),
+    "says_contamination_unknown": "不知道所测文本是否在训练中出现过；如果出现过，结果会偏乐观。",
     "parameters": "参数量",
     "bits_per_byte": "每字节比特数",
     "best_other": "最好的压缩器 {name}：{value}",
@@ -195,6 +208,7 @@ CHINESE_ASSAY: dict[str, str] = {
     "ways_caption": "各种问法的正确率及精确区间。",
     "same_text": "{same} % 的问题在所有问法下对错一致。最好与最差的问法同样好这一假设的 p 值为 {p}（McNemar 检验，乘以问法对数）。",
     "n_refused": "{n} 个问题未问：分词器把它们的答案拼成一样，或放不进上下文。",
+    "n_copies": "另有 {n} 行文本重复：每段文本只按首次出现计一次，各项数值、区间与承诺都是如此。",
     "n_cut": "{n} 个提示或文本超出上下文长度，被截断。",
     "classes_text": "{n} 行带标签的数据：正确率 {accuracy}。总答最常见标签 {label} 可对 {share} %。另有 {left_out} 行未测。",
     "label": "标签",
@@ -207,7 +221,7 @@ CHINESE_ASSAY: dict[str, str] = {
     "writing_row": "写一段文本，每秒词元数",
     "weights_row": "权重大小",
     "resident_row": "整个进程占用内存",
-    "contamination_text": "与模型训练文本有连续 {n} 个词相同的文档所占比例。",
+    "contamination_text": "与模型训练文本有连续 {n} 个词相同的文本所占比例；词数不足的，看是否整篇相同，且只有找到时才算可以判断。",
     "overlap": "有重合的文档",
     "judged": "可判断的文档",
     "documents": "文档数",
@@ -223,5 +237,8 @@ CHINESE_ASSAY: dict[str, str] = {
         "承诺：阈值由一半数据上的检验得出（先学后检，回退程序）；另一半上错误不多于承诺即为兑现，精确区间整个高于承诺即为未兑现。"
     ),
     "rule_prompts": "措辞：最好与最差的问法按 McNemar 精确检验有差异，即 p 值乘以问法对数后低于 {p}，才算有影响。",
-    "rule_contamination": "训练中见过：有重合的文档超过 {overlap} %。",
+    "rule_contamination": (
+        "训练中见过：在训练文本中找到的超过 {overlap} %，此时基于这些文本的好结果一概不作保证。"
+        "新文本：不超过此比例，且至少 {units} 篇、至少一半可以判断。其余为不知道。"
+    ),
 }

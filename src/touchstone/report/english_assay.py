@@ -35,10 +35,17 @@ ENGLISH_ASSAY: dict[str, str] = {
     "why_no_rolling": "the model predicts no whole text.",
     "why_no_tokenizer": "the model has no tokenizer, so it reads no text.",
     "why_no_prefix": "the tokenizer has no token that begins or ends a text, so the first token cannot be scored.",
-    "why_no_run": "no run stands behind this model, so its training text is not known; give text with `--data PATH`.",
+    "why_no_run": "no run stands behind this model, so it has no held-out text; give text with `--data PATH`.",
     "why_run_unreadable": "the settings of the run beside the model cannot be read.",
     "why_text_changed": "the run's text is gone, or is not what it was; give text with `--data PATH`.",
     "why_no_held_out": "the run held no text out; give text with `--data PATH`.",
+    "why_training_no_run": (
+        "no run stands behind this model, so its training text is not known; assay it in its run folder, whose `config.yaml` names that"
+        " text."
+    ),
+    "why_training_run_unreadable": "the `config.yaml` of the run beside the model cannot be read, so its training text is not known.",
+    "why_training_text_changed": "the training text is gone, or is not what it was; put it back where `config.yaml` of the run names it.",
+    "why_training_no_tokenizer": "the model has no tokenizer, so its training text cannot be told.",
     "why_no_loglikelihood": "the model gives no likelihood of an answer.",
     "why_no_classify": "the model has no classification head.",
     "why_labels_together": "its labels do not exclude each other, so one answer a row is not defined.",
@@ -107,6 +114,10 @@ ENGLISH_ASSAY: dict[str, str] = {
         "Its confidence in {about} is not true: off by {before} on average (a true one: up to {floor}, {n} answers), and there is too"
         " little to calibrate by."
     ),
+    "says_confidence_stuck": (
+        "Its confidence in {about} is not true: off by {before} on average (a true one: up to {floor}, {n} answers), and of the"
+        " calibrations tried none is better."
+    ),
     "says_ranking_knows": "It is surer of right {about} than of wrong ones (AUROC {value}): the least sure ones can be set aside.",
     "says_ranking_blind": "Its confidence in {about} does not tell right from wrong (AUROC {value}).",
     "says_promise_held": (
@@ -140,12 +151,17 @@ ENGLISH_ASSAY: dict[str, str] = {
     ),
     "says_prompts_few": "Wording: {n} questions are too few to say; {low} to {high} right over {ways} ways of asking, median {median}.",
     "says_contamination_clean": (
-        "Figures on {about} are of new text: {share} of {n} documents share {words} words in a row with the training text."
+        "Figures on {about} are of new text: of {n} texts, {judged} of them long enough to tell, {share} share {words} words in a row with"
+        " the training text or stand in it whole."
     ),
     "says_contamination_seen": (
-        "Figures on {about} as figures of new text: {share} of {n} documents share {words} words in a row with the training text."
+        "Figures on {about} as figures of new text: {share} of {n} texts share {words} words in a row with the training text or, where"
+        " they are short, stand in it whole."
     ),
-    "says_contamination_short": "Whether {about} was seen in training: its documents are too short to say.",
+    "says_contamination_short": (
+        "Figures on {about}: whether its texts were seen in training is not known, as {judged} of {n} can be told; {share} stand in the"
+        " training text."
+    ),
     "says_contamination_unknown": (
         "Whether the texts it was measured on were seen in training is not known; if they were, the figures flatter it."
     ),
@@ -259,6 +275,7 @@ ENGLISH_ASSAY: dict[str, str] = {
         " (McNemar, times the number of pairs)."
     ),
     "n_refused": "{n} questions were not asked: the model's tokenizer spells their answers alike, or they do not fit.",
+    "n_copies": "{n} further rows repeat a text: each text counts once, as it first stands, in the figures, the intervals and the promise.",
     "n_cut": "{n} prompts or texts were longer than the context and were cut.",
     "classes_text": (
         "{n} labelled rows: {accuracy} right. Always giving the commonest label, {label}, would be right on {share} %."
@@ -275,7 +292,10 @@ ENGLISH_ASSAY: dict[str, str] = {
     "writing_row": "writing one text, tokens a second",
     "weights_row": "weights",
     "resident_row": "memory of the whole process",
-    "contamination_text": "The share of documents that have a run of {n} words in common with the text that the model learned from.",
+    "contamination_text": (
+        "The share of texts that have a run of {n} words in common with the text that the model learned from; of those with fewer words,"
+        " that stand in it whole. Such a short text is judged only where it is found."
+    ),
     "overlap": "documents that overlap",
     "judged": "judged",
     "documents": "documents",
@@ -303,5 +323,8 @@ ENGLISH_ASSAY: dict[str, str] = {
         " wrong than promised, and is broken if the exact interval lies above."
     ),
     "rule_prompts": "Wording: it matters where best and worst way differ by McNemar's exact test, p below {p} times the number of pairs.",
-    "rule_contamination": "Seen in training: more than {overlap} % of the documents overlap.",
+    "rule_contamination": (
+        "Seen in training: more than {overlap} % of the texts are found there; then nothing good that was measured on them is vouched for."
+        " New: no more than that are, and at least {units} and at least half can be judged. Else it is not known."
+    ),
 }

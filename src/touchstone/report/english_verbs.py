@@ -246,8 +246,10 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "better": "better",
         "worse": "worse",
         "tie": "a tie",
+        "unknown": "not known: one unit, no interval",
         "better_sentence": "{a} beats {b}: {difference} bits per byte.",
         "worse_sentence": "{a} is behind {b}: {difference} bits per byte.",
+        "unknown_sentence": "{a} and {b}: {difference} bits per byte, without an interval, so which is better is not known.",
         "tie_sentence": "{a} and {b} are a tie: {difference} bits per byte, an interval that covers 0.",
     },
     "calibrate": {
@@ -300,6 +302,10 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "verdict": "the model is",
         "model": "the model",
         "compressor": "{name} {setting}, given nothing else",
+        "own_text": "held-out test text of its own run",
+        "beyond": "{n} more documents were not measured: together they are beyond --max-bytes, {bytes}.",
+        "empty": "{n} rows or pages without text were left out.",
+        "skipped": "{n} files were not read: {reason}.",
         "perplexity": "Perplexity {value} a token (comparable only between models of one tokenizer).",
         "ece": (
             "Calibration of the likeliest next token: ECE {value}, interval {interval}, over {n} tokens; a perfectly calibrated "
