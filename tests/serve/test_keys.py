@@ -151,14 +151,35 @@ def test_without_a_right_key_nothing_but_the_open_paths_answers(ask):
                 assert answer.error()["code"] == "invalid_api_key"
 
 
+def status_with_a_key(method, target):
+    """What `{}`, which is no request, is answered."""
+    posts = {path for path in CLOSED if path in ("/tokenize", "/detokenize") or (path.startswith("/v1/") and "models" not in path)}
+    methods = {"POST"} if target in posts else {"GET", "HEAD"} if target in WITH_HEAD else {"GET"}
+    return 404 if target in NOWHERE else 405 if method not in methods else 400 if method == "POST" else 200
+
+
+@pytest.mark.prove
+def test_of_every_route_method_key_and_host_together_none_goes_round_another(ask):
+    """The whole product; the tests beside this one take its pairs."""
+    n = 0
+    for target, method, hosts in itertools.product((*OPEN, *CLOSED, *NOWHERE), METHODS, (*GOOD_HOSTS, *BAD_HOSTS)):
+        for name, headers in (*RIGHT.items(), *WRONG.items()):
+            answer, n = ask(method, target, hosts=hosts, headers=headers), n + 1
+            if hosts in BAD_HOSTS:
+                assert answer.status == 400, (method, target, hosts, name)
+                assert not any(secret in answer.body for secret in SECRETS)
+            elif name in RIGHT:
+                assert answer.status == status_with_a_key(method, target), (method, target, hosts, name)
+            else:
+                refused_or_open(answer, method, target)
+    assert n == 26 * 9 * 19 * 17
+
+
 @pytest.mark.slow
 def test_a_right_key_opens_every_route_by_its_own_method_and_no_other(ask):
-    posts = {path for path in CLOSED if path in ("/tokenize", "/detokenize") or (path.startswith("/v1/") and "models" not in path)}
     for target, method in itertools.product((*OPEN, *CLOSED, *NOWHERE), METHODS):
         answer = ask(method, target, headers=RIGHT["right"])
-        methods = {"POST"} if target in posts else {"GET", "HEAD"} if target in WITH_HEAD else {"GET"}
-        expected = 404 if target in NOWHERE else 405 if method not in methods else 400 if method == "POST" else 200
-        assert answer.status == expected, (method, target)  # `{}` is no request
+        assert answer.status == status_with_a_key(method, target), (method, target)
         if answer.status >= 400 and method != "HEAD":
             answer.error()
     for headers in RIGHT.values():
