@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_evaluation import make_model
 
 from touchstone.errors import ConfigError, DataError, UnknownName
 from touchstone.evaluate.ask import ChoiceRequest, GenerateRequest, LoglikelihoodRequest
@@ -28,9 +27,7 @@ from touchstone.infer.answer_set import AnswerSet
 from touchstone.infer.labelling import TaggedWord, Tagging
 from touchstone.infer.request import Completion
 from touchstone.infer.score import LogLikelihood
-from touchstone.models import build, encoder_spec
-from touchstone.models.card import Card
-from touchstone.models.heads import ClassifyHead, SpanHead, TagHead
+from touchstone.models import build
 from touchstone.models.llama2c import read_llama2c, read_llama2c_tokenizer
 
 N_ROWS = {  # examples that can be asked about, from the list of the files' contents
@@ -40,30 +37,6 @@ N_ROWS = {  # examples that can be asked about, from the list of the files' cont
     **{"weibo": 262, "multi30k-de": 1014, "multi30k-fr": 1014, "dialogsum": 500, "scitldr": 619, "csl-titles": 1000},
     **{"humaneval": 82, "mbpp": 474, "tinystories": 1944, "clue": 2000, "tang-poems": 12008},
 }
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture
-def jsonl(tmp_path):
-    def write(*rows, name="rows.jsonl"):
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" if isinstance(row, dict) else row + "\n" for row in rows))
-        return tmp_path / name
-
-    return write
-
-
-@pytest.fixture
-def written(tmp_path):
-    def write(text, name):
-        path = tmp_path / name
-        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-        return path
-
-    return write
 
 
 def examples(task):
@@ -437,44 +410,6 @@ def test_a_suite_finds_its_file_in_a_folder_or_takes_it(tmp_path, jsonl):
         suite_task("piqa")
     with pytest.raises(ConfigError, match="`piqa` takes no `by`; it takes train, shots, seed"):
         suite_task("piqa", path, by="head")
-
-
-def headed(model, head, labels):
-    spec = encoder_spec(vocab_size=model.tokenizer.vocab_size, d_model=12, n_layers=1, n_heads=3, max_seq_len=48, head=head)
-    return LanguageModel(build(spec, seed=1).eval(), tokenizer=model.tokenizer, card=Card(labels=labels))
-
-
-def test_the_way_of_asking_follows_the_model(model):
-    assert SUITES["sst-2"].way(model) == "answers"
-    assert SUITES["sst-2"].way(headed(model, ClassifyHead(n_labels=2), ("0", "1"))) == "head"
-    assert SUITES["xquad-en"].way(model) == "writing"
-    assert SUITES["xquad-en"].way(headed(model, SpanHead(), ())) == "head"
-    assert SUITES["dialogsum"].way(model) == "prompt"
-
-
-@pytest.mark.slow
-def test_a_classifier_is_judged_by_its_labels(model, written, tmp_path):
-    path = written("a fine film\t1\na bad film\t0\nthe sky\t1\nthe blue\t0\n", "d.tsv")
-    right = headed(model, ClassifyHead(n_labels=2), ("negative", "positive"))
-    result = run_task(right, sst2(path, by="head"))
-    expected = [label.label for label in right.classify(["a fine film", "a bad film", "the sky", "the blue"])]
-    assert result.figure("accuracy").value == np.mean([a == b for a, b in zip(expected, ["positive", "negative"] * 2, strict=True)])
-    with pytest.raises(ConfigError, match=r"label `LABEL_[01]` is none of `sst-2`: 0, 1"):
-        run_task(headed(model, ClassifyHead(n_labels=2), ()), sst2(path, by="head"))
-
-
-def test_a_tagger_runs(model, written):
-    path = written("Ann\tB-p\nsaid\tO\n\nthe\tO\nsky\tO\n\n", "w.tsv")
-    result = run_task(headed(model, TagHead(n_labels=3), ("O", "B-p", "I-p")), wnut17(path))
-    assert result.n_examples == 2
-    assert 0 <= result.figure("tag_accuracy").value <= 1
-
-
-@pytest.mark.slow
-def test_the_probes_run_and_need_no_files(model):
-    result = run_task(model, suite_task("probes-zh"), limit=30, policy="cut")
-    assert result.n_examples == 30
-    assert {baseline.name for baseline in result.figure("accuracy").baselines} == {"random", "first"}
 
 
 @pytest.mark.slow

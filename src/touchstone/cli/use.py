@@ -1,5 +1,6 @@
 """Verbs that use a model: `evaluate`, `generate`, `complete`."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +35,7 @@ from touchstone.cli.options import (
     biases,
     text_or_stdin,
 )
-from touchstone.errors import ConfigError, Unsupported
+from touchstone.errors import ConfigError
 
 __all__ = ["BadRows", "complete", "evaluate", "generate"]
 
@@ -110,10 +111,7 @@ def evaluate(
         raise ConfigError(f"`evaluate` needs a model.{slips.did_you_mean(['evaluate', 'runs/mine'])}")
     if suite:
         of_text = {"--data": data, "--stride": stride, "--text-field": text_field != TEXT_FIELD, "--max-bytes": max_bytes != MAX_BYTES}
-        if stray := [name for name, given in of_text.items() if given]:
-            raise ConfigError(
-                f"{_listed(stray)} belong{'s' * (len(stray) == 1)} to a measurement without `--suite`; its file is `--suite-data`."
-            )
+        _refuse(of_text, "to a measurement without `--suite`; its file is `--suite-data`.")
         from touchstone.flows.suite_measuring import measure_suites
 
         policy: Any = bad_rows.value
@@ -137,27 +135,19 @@ def evaluate(
         "--results": results,
         "--bad-rows": bad_rows != BadRows.COUNT,
     }
-    if stray := [name for name, given in of_suite.items() if given]:
-        belong = f"belong{'s' * (len(stray) == 1)}"
-        raise ConfigError(f"{_listed(stray)} {belong} to `--suite NAME`; see `touchstone evaluate --list` for the names.")
+    _refuse(of_suite, "to `--suite NAME`; see `touchstone evaluate --list` for the names.")
     from touchstone.flows.measuring import measure_model
 
-    try:
-        found = measure_model(
-            model, tuple(data), terminal, text_field=text_field, stride=stride, max_bytes=max_bytes, device=device, dtype=dtype
-        )
-    except Unsupported as error:
-        if "`rolling`" not in str(error):
-            raise
-        raise Unsupported(
-            f"{error} What it can do is measured by `{slips.command(['assay', str(model), '--data', 'PATH'])}`, "
-            f"or by the benchmarks of `--suite NAME`."
-        ) from None
+    found = measure_model(
+        model, tuple(data), terminal, text_field=text_field, stride=stride, max_bytes=max_bytes, device=device, dtype=dtype
+    )
     return finish(terminal, found)
 
 
-def _listed(names: list[str]) -> str:
-    return " and ".join(f"`{name}`" for name in names)
+def _refuse(options: Mapping[str, Any], belong_where: str) -> None:
+    """Raise ConfigError for options that would change nothing, by whether they were given."""
+    if stray := [f"`{name}`" for name, given in options.items() if given]:
+        raise ConfigError(f"{' and '.join(stray)} belong{'s' * (len(stray) == 1)} {belong_where}")
 
 
 def generate(

@@ -25,7 +25,7 @@ from touchstone.text.read import ReadReport, format_of, list_files, read_documen
 from touchstone.text.rows import read_csv, read_jsonl, read_parquet
 from touchstone.text.stream import Notes
 
-__all__ = ["OWN", "SUITES", "Bounds", "Domain", "Fields", "Material", "find_material", "short_names", "whole_of"]
+__all__ = ["OWN", "SUITES", "Bounds", "Domain", "Fields", "Material", "find_material", "short_names"]
 
 OWN = "own"
 """The name of the domain that is the model's own held-out text."""
@@ -75,9 +75,9 @@ class Domain:
 
 @dataclass(frozen=True)
 class Material:
-    """labelled: each different text once; n_copies: further rows with one of these texts. n_rows_left_out: beyond what is measured,
-    and empty ones.
+    """What an assay measures on.
 
+    labelled: each different text once. n_copies: further rows with one of these. n_rows_left_out: beyond what is measured, and empty ones.
     training: reads what the model learned from, once a call; None where that is not known, and `why_no_training` says why.
     report: what of the files was left out.
     """
@@ -107,7 +107,7 @@ def find_material(folder: Path, model: LanguageModel, paths: Sequence[Path], fie
     report = ReadReport()
     with_labels = [path for path in paths if _is_labelled(path, fields)]
     rows = _rows(with_labels, fields, counts := ReadReport())
-    different = list({whole_of(row): row for row in reversed(rows)}.values())[::-1]  # the first of each text
+    different = list({row.whole: row for row in reversed(rows)}.values())[::-1]  # the first of each text
     chosen = _first_by_hash(different, bounds.n_rows)
     domains, why = _domains(paths, fields, bounds, report), ""
     if not paths:
@@ -115,11 +115,6 @@ def find_material(folder: Path, model: LanguageModel, paths: Sequence[Path], fie
         why = "" if domains else known.why or "no_held_out"
     n_left_out, n_copies = len(different) - len(chosen) + sum(counts.n_rows.values()), len(rows) - len(different)
     return Material(domains, why, tuple(chosen), n_left_out, n_copies, known.training, known.why, report)
-
-
-def whole_of(row: LabelledText) -> str:
-    """All that the model reads of a row."""
-    return row.text if row.second is None else f"{row.text}\n{row.second}"
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

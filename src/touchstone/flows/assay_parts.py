@@ -23,7 +23,7 @@ from touchstone.errors import ConfigError, DataError
 from touchstone.evaluate.contamination import ExampleOverlap, training_overlap
 from touchstone.evaluate.probes import Probe, load_probes
 from touchstone.files import read_json, sha256_bytes
-from touchstone.flows.assay_material import Bounds, Material, whole_of
+from touchstone.flows.assay_material import Bounds, Material
 from touchstone.flows.assay_trust import confidence_data, is_enough, trust_data
 from touchstone.flows.calibrating import class_confidence, is_first_half
 from touchstone.flows.comparison import interval_dict
@@ -173,13 +173,13 @@ class Classes:
         model, rows = subject.model, subject.material.labelled
         numbers = {label: number for number, label in enumerate(model.labels)}
         _check_labels(subject)
-        texts = [row.text if row.second is None else (row.text, row.second) for row in rows]
+        texts = [row.parts for row in rows]
         found = model.classify(texts, truncate=True)
         logits = np.array([each.logits for each in found])
         truth = np.array([numbers[row.label] for row in rows])
         answers = logits.argmax(axis=1)
         correct = answers == truth
-        first = np.array([is_first_half(whole_of(row)) for row in rows])
+        first = np.array([is_first_half(row.whole) for row in rows])
         label, n_commonest = Counter(row.label for row in rows).most_common(1)[0]
         return {
             "n": len(rows),
@@ -321,7 +321,7 @@ def _measured_texts(subject: Subject) -> dict[str, list[str]]:
     if "rolling" in model.can:
         groups = {domain.name: [document.text for document in domain.documents] for domain in material.domains}
     if Classes().lacks(subject) is None:
-        groups["classes"] = [whole_of(row) for row in material.labelled]
+        groups["classes"] = [row.whole for row in material.labelled]
     return groups
 
 

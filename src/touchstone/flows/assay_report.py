@@ -10,7 +10,7 @@ from typing import Any
 
 from touchstone.flows.assay_verdict import FEW, FEW_UNITS, NEAR, OVERLAP, SIGNIFICANT, Finding, joined, tell, told_compressor, told_name
 from touchstone.flows.comparison import method_text
-from touchstone.flows.measuring import ECE_BINS
+from touchstone.flows.measuring import ECE_BINS, said_of
 from touchstone.report.page import Page
 from touchstone.report.plot import Reliability, bars, reliability, risk_coverage
 from touchstone.report.terminal import Terminal
@@ -36,7 +36,7 @@ def tell_assay(document: Data, findings: Sequence[Finding], terminal: Terminal) 
             for sentence in told:
                 terminal.say(f"  · {_bare(sentence)}")
     _tell_left_out(document, terminal)
-    for sentence in _not_read(document, words):
+    for sentence in said_of(document["not_read"], words):
         terminal.warn(sentence)
 
 
@@ -110,13 +110,6 @@ def _left_out(document: Data, words: Words) -> list[str]:
         words("assay.left_out_part", part=words(f"assay.part_{part}"), reason=words(f"assay.why_{reason}"))
         for part, reason in document["left_out"].items()
     ]
-
-
-def _not_read(document: Data, words: Words) -> list[str]:
-    """How much of the data was not read, and why; a reason that the reader of files gave stands as it was given."""
-    n_empty, by_reason = document["not_read"]["n_empty"], document["not_read"]["files"]
-    said = [words("evaluate.empty", n=f"{n_empty:,}")] if n_empty else []
-    return said + [words("evaluate.skipped", n=f"{n:,}", reason=reason) for reason, n in by_reason.items()]
 
 
 def _bare(text: str) -> str:
@@ -337,7 +330,7 @@ def _add_notes(page: Page, data: Data, words: Words) -> None:
 
 
 def _add_left_out(page: Page, document: Data, words: Words) -> None:
-    not_read = _not_read(document, words)
+    not_read = said_of(document["not_read"], words)
     if not document["left_out"] and not document["failed"] and not not_read:
         return
     page.heading(words("assay.left_out"))

@@ -86,16 +86,13 @@ def judge(parts: Mapping[str, Data | None]) -> list[Finding]:
 
 def language_rule(part: Data) -> list[Finding]:
     """Better than the best compressor, beyond chance: it may write and complete such text; a tie or worse: it knows nothing of it."""
+    uses: dict[str, Use] = {"few": "open", "better": "may", "tie": "open", "worse": "not"}
     found = []
     for domain in part["domains"]:
         difference, best = domain["difference"], domain["models"][domain["best"]]["bits_per_byte"]["value"]
         figures = {"value": domain["models"]["model"]["bits_per_byte"]["value"], "best": best, "name": domain["best"], "n": difference["n"]}
-        if difference["low"] is None or difference["n"] < FEW_UNITS:
-            outcome, use = "few", "open"
-        else:
-            outcome = difference["verdict"]
-            use = {"better": "may", "tie": "open", "worse": "not"}[outcome]
-        found.append(Finding("language", outcome, use, domain["name"], figures))  # type: ignore[arg-type]
+        outcome = "few" if difference["low"] is None or difference["n"] < FEW_UNITS else difference["verdict"]
+        found.append(Finding("language", outcome, uses[outcome], domain["name"], figures))
     return found
 
 
@@ -120,12 +117,13 @@ def answers_rule(part: Data) -> list[Finding]:
 
 def classes_rule(part: Data) -> list[Finding]:
     """Better than always giving the commonest label, where the whole interval of the accuracy is above that label's share."""
+    use: Use
     accuracy, share = part["accuracy"], part["majority"]["share"]
     figures = {"value": accuracy["value"], "low": accuracy["low"], "high": accuracy["high"], "share": share, "n": part["n"]}
     if part["n"] < FEW:
         return [Finding("classes", "few", "open", figures=figures)]
     outcome, use = ("better", "may") if accuracy["low"] > share else ("worse", "not") if accuracy["high"] < share else ("tie", "not")
-    return [Finding("classes", outcome, use, figures=figures)]  # type: ignore[arg-type]
+    return [Finding("classes", outcome, use, figures=figures)]
 
 
 def confidence_rule(found: Data | None, about: str) -> list[Finding]:
@@ -135,6 +133,7 @@ def confidence_rule(found: Data | None, about: str) -> list[Finding]:
     stuck: the error is real, and no calibration was better than none. unfitted: the error is real, and there was too little to calibrate
     by. few: too few answers to say.
     """
+    use: Use
     if found is None or found["ece_before"] is None:
         return []
     before, after = found["ece_before"], found["ece_after"]
@@ -152,16 +151,17 @@ def confidence_rule(found: Data | None, about: str) -> list[Finding]:
     else:
         outcome, use = ("fixable", "open") if _is_within_floor(after) or after["value"] <= NEAR else ("off", "not")
         figures["after"] = after["value"]
-    return [Finding("confidence", outcome, use, about, figures)]  # type: ignore[arg-type]
+    return [Finding("confidence", outcome, use, about, figures)]
 
 
 def ranking_rule(found: Data, about: str) -> list[Finding]:
     """Whether right answers are surer than wrong ones: the whole interval of the AUROC above one half."""
+    use: Use
     measured = found["auroc"]
     if measured is None or measured["n"] < FEW or measured["interval"] is None:
         return []
     outcome, use = ("knows", "may") if measured["interval"]["low"] > 0.5 else ("blind", "not")
-    return [Finding("ranking", outcome, use, about, {"value": measured["value"]})]  # type: ignore[arg-type]
+    return [Finding("ranking", outcome, use, about, {"value": measured["value"]})]
 
 
 def promise_rule(found: Data, about: str) -> list[Finding]:
@@ -178,11 +178,12 @@ def promise_rule(found: Data, about: str) -> list[Finding]:
 
 def prompts_rule(part: Data) -> list[Finding]:
     """Whether the best and the worst way of asking differ by more than chance."""
+    use: Use
     figures = {"low": part["min"], "median": part["median"], "high": part["max"], "n": part["n"], "ways": len(part["ways"])}
     if part["n"] < FEW:
         return [Finding("prompts", "few", "open", figures=figures)]
     outcome, use = ("depends", "not") if part["p_value"] < SIGNIFICANT else ("steady", "open")
-    return [Finding("prompts", outcome, use, figures=figures)]  # type: ignore[arg-type]
+    return [Finding("prompts", outcome, use, figures=figures)]
 
 
 def contamination_rule(part: Data) -> list[Finding]:
@@ -191,6 +192,7 @@ def contamination_rule(part: Data) -> list[Finding]:
     Of a text that is too short all that can be told is that it stands there whole; where most are, or few can be judged, nothing clears
     them.
     """
+    use: Use
     found = []
     for group in part["groups"]:
         n, n_judged, n_seen = group["n"], group["n_judged"], group["n_seen"]
@@ -203,7 +205,7 @@ def contamination_rule(part: Data) -> list[Finding]:
         figures = {"share": group["share"]["value"], "n": n}
         figures |= {"words": part["n_words"]} if outcome != "short" else {}
         figures |= {"judged": n_judged} if outcome != "seen" else {}
-        found.append(Finding("contamination", outcome, use, group["name"], figures))  # type: ignore[arg-type]
+        found.append(Finding("contamination", outcome, use, group["name"], figures))
     return found
 
 

@@ -27,7 +27,7 @@ from touchstone.evaluate.language import encode_documents, fit_temperature, samp
 from touchstone.files import sha256_bytes
 from touchstone.flows.closed_questions import ClosedQuestion, read_questions
 from touchstone.flows.comparison import interval_dict, measurement_dict
-from touchstone.flows.measuring import ECE_BINS, not_read, tell_not_read
+from touchstone.flows.measuring import ECE_BINS, not_read, said_of
 from touchstone.flows.net_training import today
 from touchstone.flows.opening import Opening
 from touchstone.infer import LanguageModel
@@ -121,7 +121,8 @@ def calibrate_model(asked: CalibrationRequest, terminal: Terminal) -> dict[str, 
         raise ConfigError("`calibrate` needs answers that the model has not learned from; give them with `--data PATH`.")
     with terminal.progress(words("calibrate.reading")):
         found = _fit(model, asked, report := ReadReport())
-    tell_not_read(left_out := not_read(report), terminal)
+    for sentence in said_of(left_out := not_read(report), words):
+        terminal.warn(sentence)
     _show(found, terminal)
     if found.helps:
         store_calibration(locate_model(asked.folder), _record(found, model, asked.task))
@@ -175,10 +176,8 @@ def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: M
         hint = f"; did you mean `{near[0]}`?" if near else f"; the model's labels are {', '.join(labels[:10])}"
         raise DataError(f"{wrong.place}: the model has no label `{wrong.label}`{hint}")
     truth = np.array([numbers[row.label] for row in rows])
-    wholes = [row.text if row.second is None else f"{row.text}\n{row.second}" for row in rows]
-    first, numbered = _sides(wholes, truth, "rows", labels)
-    texts = [row.text if row.second is None else (row.text, row.second) for row in rows]
-    said = model.classify(texts, truncate=True)
+    first, numbered = _sides([row.whole for row in rows], truth, "rows", labels)
+    said = model.classify([row.parts for row in rows], truncate=True)
     logits = np.array([found.logits for found in said])
     if logits.ndim != 2 or logits.shape[1] != len(labels):
         raise Unsupported("This model's labels do not exclude each other; one confidence of an answer is not defined for them.")
@@ -188,22 +187,16 @@ def fit_classes(model: LanguageModel, rows: Sequence[LabelledText], *, method: M
     kept_out = logits[~first]
     answers = kept_out.argmax(axis=1)
     correct = answers == truth[~first]
-    sure = [softmax(kept_out)[np.arange(len(answers)), answers], class_confidence(fitted, kept_out, answers)]
-    resampling = Resampling(clusters=numbered[~first])
-    before, after = (ece_equal_width(confidence, correct, ECE_BINS, resampling=resampling) for confidence in sure)
-    curves = [reliability_curve(confidence, correct) for confidence in sure]
-    return Calibrated(
+    sure = [(class_confidence(form, kept_out, answers), correct) for form in (None, fitted)]
+    return _calibrated(
         "class",
         fitted,
-        before,
-        after,
-        curves[0],
-        curves[1],
-        choice.reason,
-        int(first.sum()),
-        _gain(*((confidence - correct) ** 2 for confidence in sure), clusters=numbered[~first]),
-        labels,
-        confidence_counts(sure[1]),
+        sure,
+        numbered[~first],
+        reason=choice.reason,
+        n_fitted=int(first.sum()),
+        labels=labels,
+        confidences=confidence_counts(sure[1][0]),
         n_cut=sum(found.n_cut > 0 for found in said),
     )
 
@@ -228,26 +221,21 @@ def fit_answers(
     choice = choose_calibration(shares[first], right[first], candidates=None if method is None else (method,), seed=seed)
     sides = [softmax(scores) for scores in (shares[~first], choice.apply(shares[~first]))]
     sure = [(rows.max(axis=1), rows.argmax(axis=1) == right[~first]) for rows in sides]
-    resampling = Resampling(clusters=numbered[~first])
-    before, after = (ece_equal_width(*each, ECE_BINS, resampling=resampling) for each in sure)
-    curves = [reliability_curve(*each) for each in sure]
     truth = np.eye(len(answers))[right[~first]]
     fitted = choice.calibration
     assert fitted is None or isinstance(fitted, Temperature | VectorScaling | Batch), "the candidates"
-    accuracy = tuple(bootstrap_mean(correct, seed=seed, clusters=numbered[~first].tolist()) for _, correct in sure)
-    return Calibrated(
+    accuracy = [bootstrap_mean(correct, seed=seed, clusters=numbered[~first].tolist()) for _, correct in sure]
+    return _calibrated(
         "answer-set",
         fitted,
-        before,
-        after,
-        curves[0],
-        curves[1],
-        choice.reason,
-        int(first.sum()),
-        _gain(*(((rows - truth) ** 2).sum(axis=1) for rows in sides), clusters=numbered[~first]),
-        answers,
-        confidence_counts(sure[1][0]),
-        (accuracy[0], accuracy[1]),
+        sure,
+        numbered[~first],
+        losses=[((rows - truth) ** 2).sum(axis=1) for rows in sides],
+        reason=choice.reason,
+        n_fitted=int(first.sum()),
+        labels=answers,
+        confidences=confidence_counts(sure[1][0]),
+        accuracy=(accuracy[0], accuracy[1]),
     )
 
 
@@ -274,12 +262,27 @@ def fit_next_token(model: LanguageModel, paths: Sequence[Path], report: ReadRepo
     temperature = fit_temperature(model.net, encode_documents(model.tokenizer, sides[0]))
     score = score_language(model.net, encode_documents(model.tokenizer, sides[1]), temperatures=(1.0, temperature.temperature))
     lengths = [len(nats) for nats in score.token_nats]
-    resampling = Resampling(clusters=(of := np.repeat(np.arange(len(lengths)), lengths)))
     sure = [(score.confidences[t].confidence, score.confidences[t].correct) for t in (1.0, temperature.temperature)]
-    before, after = (ece_equal_width(confidence, correct, ECE_BINS, resampling=resampling) for confidence, correct in sure)
-    curves = [reliability_curve(confidence, correct) for confidence, correct in sure]
-    gain = _gain(*((confidence - correct) ** 2 for confidence, correct in sure), clusters=of)
-    return Calibrated("next-token", temperature, before, after, curves[0], curves[1], "temperature", temperature.n, gain)
+    clusters = np.repeat(np.arange(len(lengths)), lengths)
+    return _calibrated("next-token", temperature, sure, clusters, reason="temperature", n_fitted=temperature.n)
+
+
+def _calibrated(
+    target: Target,
+    fitted: Fitted | Batch | None,
+    sure: Sequence[tuple[NDArray[np.float64], NDArray[np.bool_]]],
+    clusters: NDArray[np.int64],
+    *,
+    losses: Sequence[NDArray[np.float64]] | None = None,
+    **more: Any,
+) -> Calibrated:
+    """Measured by confidences and whether they were right, before and after; losses: the Brier scores, None = of those confidences."""
+    resampling = Resampling(clusters=clusters)
+    before, after = (ece_equal_width(*each, ECE_BINS, resampling=resampling) for each in sure)
+    curves = [reliability_curve(*each) for each in sure]
+    first, second = losses if losses is not None else [(confidence - correct) ** 2 for confidence, correct in sure]
+    gain = paired_difference(first, second, clusters=clusters.tolist())
+    return Calibrated(target, fitted, before, after, curves[0], curves[1], gain=gain, **more)
 
 
 def class_confidence(fitted: Fitted | None, logits: NDArray[np.float64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -316,10 +319,6 @@ def _sides(
             "add some with other answers, as often as they come in use."
         )
     return first, numbered
-
-
-def _gain(before: NDArray[np.float64], after: NDArray[np.float64], *, clusters: NDArray[np.int64]) -> Interval:
-    return paired_difference(before, after, clusters=clusters.tolist())
 
 
 def reliability_curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Reliability:

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchstone.evaluate.compressors import CompressorScore, score_compressors
+from touchstone.files import sha256_bytes
 from touchstone.text.document import Document
 from touchstone.text.labelled import ROW_SUFFIXES
 from touchstone.text.read import format_of
 from touchstone.text.split import cut_long
 
-__all__ = ["Compressed", "blocks_of", "is_of_rows", "units_of"]
+__all__ = ["Compressed", "blocks_of", "is_one_text", "units_of"]
 
 N_BLOCKS = 24
 """Blocks that a single text is cut into at least: an interval by block then covers the truth about as often as it says (stats.py)."""
@@ -26,9 +27,9 @@ MAX_JOINED = 2_000_000
 """Bytes of a text whose parts are compressed one after the other: the time grows with its square, and what it gains shrinks."""
 
 
-def is_of_rows(document: Document) -> bool:
-    """Whether it is one of many of its file, each a text on its own."""
-    return format_of(Path(document.source)) in (*ROW_SUFFIXES, ".xml")
+def is_one_text(documents: Sequence[Document]) -> bool:
+    """Whether all are parts of a single text."""
+    return len({document.source for document in documents}) == 1 and not _is_of_rows(documents[0])
 
 
 def blocks_of(documents: Sequence[Document], max_bytes: int) -> list[Document]:
@@ -43,15 +44,15 @@ def units_of(documents: Sequence[Document]) -> tuple[list[str], str]:
 
     Rows of one and the same text are one unit. Where all is one text there are only its blocks: "block" says that neighbours may be alike.
     """
-    of_rows = [is_of_rows(document) for document in documents]
-    names = [document.place if is_row else document.source for document, is_row in zip(documents, of_rows, strict=True)]
-    if not any(of_rows) and len(set(names)) == 1:
+    if is_one_text(documents):
         return [document.place for document in documents], "block"
-    wholes = dict.fromkeys(names, "")
+    of_rows = [_is_of_rows(document) for document in documents]
+    names = [document.place if is_row else document.source for document, is_row in zip(documents, of_rows, strict=True)]
+    parts: dict[str, list[str]] = {}
     for name, document in zip(names, documents, strict=True):
-        wholes[name] += document.text
+        parts.setdefault(name, []).append(document.text)
     first: dict[str, str] = {}
-    same = {name: first.setdefault(whole, name) for name, whole in wholes.items()}
+    same = {name: first.setdefault(sha256_bytes("".join(texts).encode()), name) for name, texts in parts.items()}
     return [same[name] for name in names], "row" if all(of_rows) else "file"
 
 
@@ -80,6 +81,11 @@ class Compressed:
         return cls(bits, {_key(score): score.setting for score in report.scores}, dict(report.missing))
 
 
+def _is_of_rows(document: Document) -> bool:
+    """Whether it is one of many of its file, each a text on its own."""
+    return format_of(Path(document.source)) in (*ROW_SUFFIXES, ".xml")
+
+
 def _key(score: CompressorScore) -> str:
     return f"{score.name}_given" if score.given_bytes else score.name
 
@@ -93,7 +99,7 @@ def _joined(documents: Sequence[Document]) -> tuple[list[str], list[int | None]]
     joined: list[str] = []
     before: list[int | None] = []
     for place, document in enumerate(documents):
-        stands_alone = is_of_rows(document) or sizes[document.source] > MAX_JOINED
+        stands_alone = _is_of_rows(document) or sizes[document.source] > MAX_JOINED
         earlier = None if stands_alone else last.get(document.source)
         joined.append(document.text if earlier is None else joined[earlier] + document.text)
         before.append(earlier)

@@ -11,21 +11,22 @@ import numpy as np
 
 from touchstone import config as settings
 from touchstone.calibrate.measure import Measurement, Resampling, ece_equal_width
-from touchstone.errors import ConfigError, NoTokenizer
+from touchstone.errors import ConfigError, NoTokenizer, Unsupported
 from touchstone.evaluate.language import LanguageScore, encode_documents, sample_documents, score_language
 from touchstone.files import cache_folder
 from touchstone.flows.comparison import Comparison, interval_dict, measurement_dict, method_text
-from touchstone.flows.measured_text import Compressed, blocks_of, units_of
+from touchstone.flows.measured_text import Compressed, blocks_of, is_one_text, units_of
 from touchstone.infer import load
 from touchstone.models.ngram import NgramModel
 from touchstone.report.terminal import Terminal
+from touchstone.report.words import Words
 from touchstone.text.document import Document
 from touchstone.text.prepare import Prepared, prepare
 from touchstone.text.read import ReadReport, read_documents
 from touchstone.text.tokenizer import Tokenizer
 from touchstone.train.run_config import RunConfig
 
-__all__ = ["ECE_BINS", "OWN_TEXT", "measure_model", "next_token_ece", "not_read", "run_behind", "tell_not_read", "text_of_run"]
+__all__ = ["ECE_BINS", "OWN_TEXT", "measure_model", "next_token_ece", "not_read", "run_behind", "said_of", "text_of_run"]
 
 OWN_TEXT = "held-out test text of its own run"
 """In the document, where no data was given."""
@@ -51,12 +52,17 @@ def measure_model(
     """
     words = terminal.words
     model = load(os.fspath(folder), device=device, dtype=dtype)
-    model.check_can("rolling")
+    try:
+        model.check_can("rolling")
+    except Unsupported as reason:
+        raise Unsupported(
+            f"{reason} `touchstone assay {folder} --data PATH` measures what it can do, and `--suite NAME` a benchmark."
+        ) from None
     if model.tokenizer is None:
         raise NoTokenizer(f"{folder}: has no tokenizer, so it cannot be scored on text.")
     report = ReadReport()
     documents, of = _documents(folder, data, text_field, model.tokenizer, report)
-    if units_of(documents)[1] == "block":
+    if is_one_text(documents):
         documents = blocks_of(documents, max_bytes)
     chosen = sample_documents(documents, max_bytes)
     units, kind = units_of(chosen)
@@ -135,15 +141,14 @@ def _tell_left_out(left_out: Mapping[str, Any], max_bytes: int, terminal: Termin
     words = terminal.words
     if n := left_out["n_documents_left_out"]:
         terminal.warn(words("evaluate.beyond", n=f"{n:,}", bytes=f"{max_bytes:,}"))
-    tell_not_read(left_out["not_read"], terminal)
+    for sentence in said_of(left_out["not_read"], words):
+        terminal.warn(sentence)
 
 
-def tell_not_read(left_out: Mapping[str, Any], terminal: Terminal) -> None:
-    """A line for rows without text, and one for each reason that files were not read."""
-    if n := left_out["n_empty"]:
-        terminal.warn(terminal.words("evaluate.empty", n=f"{n:,}"))
-    for reason, n in left_out["files"].items():
-        terminal.warn(terminal.words("evaluate.skipped", n=f"{n:,}", reason=reason))
+def said_of(not_read: Mapping[str, Any], words: Words) -> list[str]:
+    """A sentence on rows without text, and one for each reason that files were not read; the reader's reasons stand as it gave them."""
+    said = [words("evaluate.empty", n=f"{not_read['n_empty']:,}")] if not_read["n_empty"] else []
+    return said + [words("evaluate.skipped", n=f"{n:,}", reason=reason) for reason, n in not_read["files"].items()]
 
 
 def _show(comparison: Comparison, score: LanguageScore, ece: Measurement | None, of: str, terminal: Terminal) -> None:

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from touchstone.errors import ConfigError, ShapeError
 from touchstone.nn.embedding import TokenTable
 from touchstone.nn.linear import Linear, neighbours
+from touchstone.nn.products import holds_here
 
 __all__ = ["Int8Choice", "Int8Linear", "Int8ProductName", "Int8Table", "beside", "choose_int8_product", "use_int8_product"]
 
@@ -317,17 +318,18 @@ def choose_int8_product() -> Int8Choice:
 def _is_exact(product: Int8Product) -> bool:
     """Whether an operator is there and gives the reference's bits, on random codes and on the ones with the largest sums."""
     rng = torch.Generator().manual_seed(0)
-    try:
-        for n_rows, d_in, d_out in ((1, 768, 96), (2, 37, 41), (3, 1, 5), (5, 770, 33), (17, 64, 130), (64, 256, 64)):
-            codes = torch.randint(-_LEVELS, _LEVELS + 1, (n_rows, d_in), generator=rng).float()
-            largest = torch.full_like(codes, float(_LEVELS))
-            for weight in (torch.randn(d_out, d_in, generator=rng), torch.full((d_out, d_in), -1.0)):
-                by = Int8Linear.of_weight(weight, None)._prepare()
-                if not all(torch.equal(product(each, by), reference(each, by)) for each in (codes, largest, -largest)):
-                    return False
-    except (AttributeError, NotImplementedError, RuntimeError):
-        return False
-    return True
+
+    def agrees(n_rows: int, d_in: int, d_out: int) -> bool:
+        codes = torch.randint(-_LEVELS, _LEVELS + 1, (n_rows, d_in), generator=rng).float()
+        largest = torch.full_like(codes, float(_LEVELS))
+        layers = [
+            Int8Linear.of_weight(weight, None)._prepare()
+            for weight in (torch.randn(d_out, d_in, generator=rng), torch.full((d_out, d_in), -1.0))
+        ]
+        return all(torch.equal(product(each, by), reference(each, by)) for by in layers for each in (codes, largest, -largest))
+
+    shapes = ((1, 768, 96), (2, 37, 41), (3, 1, 5), (5, 770, 33), (17, 64, 130), (64, 256, 64))
+    return holds_here(lambda: all(agrees(*shape) for shape in shapes))
 
 
 @torch.inference_mode()

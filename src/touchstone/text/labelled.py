@@ -32,6 +32,16 @@ class LabelledText:
     place: str
     second: str | None = None
 
+    @property
+    def parts(self) -> str | tuple[str, str]:
+        """As a classifier takes it."""
+        return self.text if self.second is None else (self.text, self.second)
+
+    @property
+    def whole(self) -> str:
+        """All that is read, as one text."""
+        return self.text if self.second is None else f"{self.text}\n{self.second}"
+
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
