@@ -30,6 +30,8 @@ LONG = {
     "a cubic grammar": lambda c: c.grammar("start: x\nx: " + " | ".join(['"a" x "b"'] * 4000) + ' | "c"'),
     "a pattern": lambda c: c.regex("a?" * 100_000),
     "a pattern of classes": lambda c: c.regex("[a-z]*" * 60_000),
+    "a choice that each token pays for": lambda c: c.choice(["x" * 100_000]),
+    "a pattern that each token pays for": lambda c: c.regex("x" * 100_000),
     "a common multiple": lambda c: c.json_schema({"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}),
 }
 

@@ -253,7 +253,7 @@ def key_file(folder, text, mode=0o600):
 
 
 def test_keys_come_from_a_file_and_from_the_environment(tmp_path):
-    path = key_file(tmp_path, f"# ours\n\n  {FIRST}  \r\n{SECOND}\n")
+    path = key_file(tmp_path, f"\ufeff# ours\n\n  {FIRST}  \r\n{SECOND}\n")
     for keys in (read_keys(path, {}), read_keys(None, {"TOUCHSTONE_API_KEY": f" {FIRST} ,{SECOND},"})):
         assert keys.tenant(f"Bearer {FIRST}".encode())
         assert keys.tenant(f"Bearer {SECOND}".encode())

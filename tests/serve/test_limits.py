@@ -1,10 +1,13 @@
 """What is too large, too deep, too slow or no JSON is refused before it costs anything; and nobody holds a connection for good."""
 
+import contextlib
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from attacks import asked, connected, eventually, head, read_answer, rss_bytes, sent, until_closed, with_body
+from few_files_server import N_FILES
 from running import figures
 
 from touchstone.serve.api_error import ApiError
@@ -279,3 +282,26 @@ def test_a_conversation_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(
     status, told = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 900_000}]})
     assert status == 400
     assert "900000 characters" in told["error"]["message"]
+
+
+@pytest.mark.slow
+def test_more_silent_strangers_than_the_process_may_open_files_are_told_so_and_fill_no_log(started, id_folder):
+    """Fewer connections are let in than there are files to open: none is used up to refuse the next one."""
+    server = started(id_folder, script=Path(__file__).with_name("few_files_server.py")).wait()
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(connected(server.port)) for _ in range(2 * N_FILES)]
+        refused = read_answer(until_closed(silent[-1]))
+        assert (refused.status, refused.error()["code"]) == (503, "too_many_connections")
+    eventually(lambda: sent(server.port, head("GET", "/health")).status == 200)
+    assert not [line for line in server.log if "Traceback" in line or "out of system resource" in line]
+
+
+@pytest.mark.slow
+def test_an_answer_that_its_client_leaves_is_counted_as_cancelled(server):
+    name = "touchstone:request_success_total", ("finished_reason", "cancelled")
+    before = figures(server)[name]
+    body = {"prompt": "One day", "max_tokens": 240, "ignore_eos": True, "n": 3, "stream": True}
+    with connected(server.port) as connection:
+        connection.sendall(with_body("POST", PATH, body))
+        connection.recv(1)
+    eventually(lambda: figures(server)[name] == before + 3)

@@ -16,9 +16,10 @@ from touchstone.apart import end_process, start_script
 
 __all__ = ["TOO_COSTLY", "Trial"]
 
-TOO_COSTLY = "it takes the compiler too long, too much memory, or too deep a recursion; make it smaller"
+TOO_COSTLY = "it takes the compiler, or each token, too long, too much memory, or too deep a recursion; make it smaller"
 
 _BUDGET_S = 2.0  # of the processor
+_STEP_S = 0.02  # of the processor, for the cheapest of the steps that are tried: every token of every completion costs as much
 _WALL_S = 60.0  # for that time to be had on a busy machine
 
 
@@ -32,7 +33,7 @@ class Trial:
         self, limits: Mapping[str, Any], tokens: Sequence[bytes], special: Sequence[int], ends: Sequence[int], bos: int | None
     ) -> None:
         told = {"tokens": [token.hex() for token in tokens], "special": list(special), "ends": list(ends), "bos": bos}
-        self._told = json.dumps({**told, "limits": dict(limits), "seconds": _BUDGET_S}).encode()
+        self._told = json.dumps({**told, "limits": dict(limits), "seconds": _BUDGET_S, "step_seconds": _STEP_S}).encode()
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -47,8 +48,8 @@ class Trial:
             if not answer:
                 end_process(self._process)
                 return TOO_COSTLY
-        problem: str | None = json.loads(answer)
-        return problem
+        found: dict[str, Any] = json.loads(answer)
+        return TOO_COSTLY if found["is_slow"] else found["problem"]
 
     def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> bytes:
         """What is answered to a line; nothing if the process has ended, or had to be ended."""

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,13 +60,11 @@ def main() -> None:
     tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Vocabulary(told)), eos_token=told["ends"])
     limits = llguidance.LLParserLimits(**told["limits"])
     threading.stack_size(STACK_BYTES)
-    _say(None)
+    _say({})
     for line in sys.stdin:
-        found: list[str | None] = []
+        found: list[dict[str, Any]] = []
         signal.setitimer(signal.ITIMER_PROF, told["seconds"])  # its signal ends the process, in the midst of whatever
-        thread = threading.Thread(
-            target=lambda text=line, found=found: found.append(_problem(json.loads(text), tokens, limits, told["ends"]))
-        )
+        thread = threading.Thread(target=lambda text=line, found=found: found.append(_tried(json.loads(text), tokens, limits, told)))
         thread.start()
         thread.join()
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -74,24 +73,28 @@ def main() -> None:
         _say(found[0])
 
 
-def _problem(grammar: str, tokens: llguidance.LLTokenizer, limits: llguidance.LLParserLimits, ends: list[int]) -> str | None:
-    """What the compiler, or the parser at its first steps, says against a grammar; None if nothing."""
+def _tried(grammar: str, tokens: llguidance.LLTokenizer, limits: llguidance.LLParserLimits, told: Mapping[str, Any]) -> dict[str, Any]:
+    """problem: what the compiler, or the parser at its first steps, says against a grammar. is_slow: every one of those steps is."""
     matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits)
+    seconds: list[float] = []
     for _ in range(N_STEPS):
         if matcher.is_error() or matcher.is_stopped():
             break
+        began = time.thread_time()
         mask = matcher.compute_bitmask()
         allowed = (place * 8 + bit for place, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1)
-        token_id = next((id for id in allowed if id not in ends), None)
+        token_id = next((id for id in allowed if id not in told["ends"]), None)
         if matcher.is_error() or token_id is None:
             break
         matcher.consume_token(token_id)
-    return matcher.get_error() if matcher.is_error() else None
+        seconds.append(time.thread_time() - began)
+    problem = matcher.get_error() if matcher.is_error() else None
+    return {"problem": problem, "is_slow": min(seconds, default=0.0) > told["step_seconds"]}
 
 
-def _say(problem: str | None) -> None:
+def _say(answer: Mapping[str, Any]) -> None:
     answers = sys.stdout.buffer
-    answers.write(json.dumps(problem).encode() + b"\n")
+    answers.write(json.dumps(answer).encode() + b"\n")
     answers.flush()
 
 

@@ -54,7 +54,7 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
         raise ConfigError(f"{file}: others may read the keys; allow it to yourself alone (chmod 600).")
     if len(data) > _MAX_FILE_BYTES:
         raise ConfigError(f"{file}: is larger than {_MAX_FILE_BYTES} bytes, so it is no list of keys.")
-    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
+    lines = [line.strip() for line in data.decode("utf-8-sig", "replace").splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise ConfigError(f"{file}: has no key; write one a line.")

@@ -6,9 +6,10 @@ error that says so. A second one ends at once.
 
 import asyncio
 import ipaddress
+import resource
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -25,6 +26,9 @@ from touchstone.serve.supervisor import EngineSettings, Supervisor
 __all__ = ["ServeSettings", "serve"]
 
 _CLOSING_S = 5  # for connections to end after the last answer
+_BACKLOG = 64  # connections that may wait to be accepted, and are accepted in one go
+_MOST_FILES = 1 << 16
+_OTHER_FILES = 3 * _BACKLOG  # open at the same time: ours, and connections on their way to a refusal
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ def serve(engine: EngineSettings, settings: ServeSettings, announce: Callable[[s
             f"`--host {settings.host}` can be reached from other machines; give API keys with `--api-key-file FILE`"
             " or `TOUCHSTONE_API_KEY`, or stay at 127.0.0.1."
         )
+    n_connections = min(settings.limits.max_connections, _most_files() - _OTHER_FILES)
+    if n_connections < 1:
+        raise ConfigError(f"This process may open {_most_files()} files, too few to serve; allow it more, such as `ulimit -n 1024`.")
+    settings = replace(settings, limits=replace(settings.limits, max_connections=n_connections))
     with _bound(settings.host, settings.port) as listener:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         asyncio.run(_run(engine, settings, listener, f"http://{host}:{listener.getsockname()[1]}", announce))
@@ -131,8 +139,18 @@ def _config(app: Any, limits: ServeLimits) -> uvicorn.Config:
         proxy_headers=False,  # who a client says it is proves nothing
         h11_max_incomplete_event_size=limits.max_header_bytes,
         timeout_graceful_shutdown=_CLOSING_S,
-        backlog=limits.max_connections,
+        backlog=_BACKLOG,
     )
+
+
+def _most_files() -> int:
+    """Files that this process may have open at once: raised to what the system lets it raise it to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def _is_loopback(host: str) -> bool:

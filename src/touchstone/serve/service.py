@@ -92,12 +92,16 @@ class Service:
     async def _received(self, message: dict[str, Any], answer: Answer, visit: Visit) -> AsyncIterator[dict[str, Any]]:
         """The engine's messages, with the time that they took noted."""
         exchange = self.supervisor.open(message)
+        cut_by = "cancelled"
         try:
             async for received in self._timed(exchange):
                 yield received
+        except ApiError:
+            cut_by = "error"
+            raise
         finally:
             exchange.close()
-            self.gauges.wrote(answer.finish_reasons, answer.prompt_tokens, answer.completion_tokens)
+            self.gauges.wrote([*answer.finish_reasons, *[cut_by] * answer.n_unfinished], answer.prompt_tokens, answer.completion_tokens)
             visit.notes |= {"prompt_tokens": answer.prompt_tokens, "new_tokens": answer.completion_tokens}
 
     async def _timed(self, exchange: Exchange) -> AsyncIterator[dict[str, Any]]:

@@ -104,6 +104,11 @@ class Answer(ABC):
         """Of the choices that are over."""
         return [choice.finish_reason for choice in self._choices if choice.finish_reason is not None]
 
+    @property
+    def n_unfinished(self) -> int:
+        """Choices that have not ended by themselves."""
+        return len(self._choices) - len(self.finish_reasons)
+
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
