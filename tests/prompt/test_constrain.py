@@ -218,10 +218,56 @@ def test_hostile_and_empty_grammars_are_one_clear_error(constrainer, make):
     assert 0 < len(str(error.value)) < 500
 
 
+COSTLY_LATER = 'start: P e "c"\nP: /[ab]{20}!/\ne: e e e | e e | "a" | "b"'
+
+
 @pytest.mark.slow
-def test_a_pattern_of_very_many_states_is_refused_before_it_is_followed(constrainer):
-    with pytest.raises(ConfigError, match="The pattern cannot be used"):
-        constrainer.regex("((a{1000}){1000}){1000}")
+def test_what_becomes_costly_ends_its_own_request_alone(model, bpe):
+    grammar = Constrainer.of(model).grammar(COSTLY_LATER)
+    asked = Sampling(max_new_tokens=390, seed=1, ignore_eos=True)
+    alone = model.generate([Request([3, 4], asked)])[0]
+    never_c = dict.fromkeys(bpe.encode("c"), -100.0)
+    costly = Request([5], Sampling(max_new_tokens=390, seed=2, constraint=grammar, logit_bias=never_c))
+    failed, other = model.generate([costly, Request([3, 4], asked)])
+    assert (failed.finish_reason, failed.fault) == ("error", "request")
+    assert "each token takes it too long" in failed.error
+    assert len(failed.text) > 21
+    assert other.token_ids == alone.token_ids
+    assert other.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+
+
+def test_the_time_of_steps_is_that_of_all_completions_of_a_constraint(constrainer, monkeypatch):
+    now = iter(range(0, 10_000, 100))  # every look at the clock is 100 s later
+    monkeypatch.setattr("touchstone.prompt.constrain.time.thread_time", lambda: next(now))
+    monkeypatch.setattr("touchstone.prompt.constrain.GRACE_S", 450.0)
+    factory = constrainer.regex("a*")
+    rules = [factory(REQUEST) for _ in range(5)]
+    for rule in rules[:4]:
+        rule.apply(torch.zeros(307))
+    with pytest.raises(ConfigError, match="each token takes it too long"):
+        rules[4].apply(torch.zeros(307))
+    constrainer.regex("a*")(REQUEST).apply(torch.zeros(307))  # asked for anew, it has time of its own
+
+
+@pytest.mark.parametrize("text", ['{"grammars": [{"lark_grammar": "start: /a/"}]}', " {", "{}"])
+def test_json_is_no_lark(constrainer, text):
+    with pytest.raises(ConfigError, match="must be Lark"):
+        constrainer.grammar(text)
+
+
+def test_a_known_grammar_does_not_wait_for_one_that_is_tried(constrainer):
+    known = constrainer.regex("ab")
+    with constrainer._trial._lock:  # as while another is tried
+        again = constrainer.regex("ab")
+    assert torch.equal(again(REQUEST).apply(torch.zeros(307)), known(REQUEST).apply(torch.zeros(307)))
+
+
+HARD = ["a.b", "a|b", "(", "[x]", "^$", "\\d", "a b\n", "{1}", "/", '"', "#~&-", "\x7f", "é中\U0001f600", "\t", "a"]
+
+
+def test_choices_are_texts_and_no_patterns(constrainer, bpe):
+    factory = constrainer.choice(HARD)
+    assert [text for text in [*HARD, "axb", "1", "x", "b", "", "5", "  "] if fits(factory, bpe, text)] == HARD
 
 
 @pytest.mark.slow

@@ -131,6 +131,27 @@ def test_what_is_no_call_is_all_said(named, text):
     assert told + reader.finish()[0] == text
 
 
+@pytest.mark.parametrize("only_calls", [False, True])
+def test_of_a_call_that_is_cut_off_nothing_is_said(named, only_calls):
+    name, chat = named
+    form = ToolFormat.of(chat)
+    written = WRITTEN[name]
+    begun = len(form.sign) if form.sign else written.index('"name"') + len('"name":')
+    for end in range(written.index(form.sign) + begun if form.sign else begun, len(written)):
+        reader = form.reader(only_calls=only_calls)
+        said = "".join(reader.push(char) for char in written[:end])
+        rest, calls = reader.finish(is_cut=True)
+        assert calls or not (said + rest).strip()
+
+
+def test_a_text_that_is_cut_off_is_said(named):
+    form = ToolFormat.of(named[1])
+    for text in ("plain", '{"a": 1', "[1, 2", "a < b <tool", '{"names'):
+        reader = form.reader()
+        said = "".join(reader.push(char) for char in text)
+        assert said + reader.finish(is_cut=True)[0] == text
+
+
 def test_a_stream_tells_the_same_as_the_whole_text(named):
     name, chat = named
     form = ToolFormat.of(chat)

@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+import torch
 
 from touchstone.errors import ConfigError
 from touchstone.prompt.constrain import Constrainer
@@ -30,8 +31,6 @@ LONG = {
     "a cubic grammar": lambda c: c.grammar("start: x\nx: " + " | ".join(['"a" x "b"'] * 4000) + ' | "c"'),
     "a pattern": lambda c: c.regex("a?" * 100_000),
     "a pattern of classes": lambda c: c.regex("[a-z]*" * 60_000),
-    "a choice that each token pays for": lambda c: c.choice(["x" * 100_000]),
-    "a pattern that each token pays for": lambda c: c.regex("x" * 100_000),
     "a common multiple": lambda c: c.json_schema({"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}),
 }
 
@@ -66,6 +65,26 @@ def test_ten_thousand_choices_that_begin_alike_are_told_apart(constrainer):
         n = rule.n_taken(token_ids)
         assert (n == len(token_ids) and rule.may_stop) is fits
         rule.rollback(n)
+
+
+LONG_BUT_CHEAP = {
+    "a choice": lambda c: c.choice(["x" * 100_000]),
+    "a pattern": lambda c: c.regex("x" * 100_000),
+    "a constant": lambda c: c.json_schema({"const": "x" * 100_000}),
+    "a rule": lambda c: c.grammar('start: "' + "x" * 100_000 + '"'),
+    "very many states": lambda c: c.regex("((x{1000}){1000}){1000}"),
+    "a rule that never ends": lambda c: c.grammar("start: A B\nA: /x+/\nB: /x+/"),
+    "a rule that never ends, later": lambda c: c.grammar("start: P A B\nP: /[a-w ]{20}!/\nA: /x+/\nB: /x+/"),
+    "a list in a list without end": lambda c: c.json_schema({"type": "array", "items": {"$ref": "#"}, "minItems": 1, "maxItems": 1}),
+}
+
+
+@pytest.mark.parametrize("make", LONG_BUT_CHEAP.values(), ids=LONG_BUT_CHEAP)
+def test_what_can_go_on_in_one_way_only_is_followed_token_by_token(constrainer, make):
+    rule = make(constrainer)(None)
+    for _ in range(300):
+        allowed = [id for id in torch.isfinite(rule.apply(torch.zeros(258))).nonzero().flatten().tolist() if id]
+        rule.accept(allowed[0])
 
 
 @pytest.mark.slow

@@ -61,6 +61,20 @@ def test_a_required_call_is_streamed_as_it_is_answered(client):
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["tool_calls"]
 
 
+@pytest.mark.parametrize("n_tokens", [1, 3, 12, 30])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_of_a_call_that_is_cut_off_nothing_is_told_as_text(client, n_tokens, is_streamed):
+    asked = {"messages": ASK, "tools": [WEATHER, CLOCK], "tool_choice": "required", "max_tokens": n_tokens, "seed": 3}
+    answer = client.chat.completions.create(model="tiny-tools", stream=is_streamed, **asked)
+    if is_streamed:
+        chunks = [chunk.choices[0] for chunk in answer]
+        assert not any(chunk.delta.content or chunk.delta.tool_calls for chunk in chunks)
+        assert chunks[-1].finish_reason == "length"
+    else:
+        (choice,) = answer.choices
+        assert (choice.finish_reason, choice.message.content or None, choice.message.tool_calls) == ("length", None, None)
+
+
 def test_an_answer_that_calls_nothing_is_a_plain_one(client):
     for choice in (whole(client, tool_choice="auto"), whole(client, tool_choice="none"), whole(client)):
         assert choice.message.tool_calls is None or choice.finish_reason == "tool_calls"

@@ -2,21 +2,29 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
-from touchstone.errors import ShapeError
+from touchstone.errors import ShapeError, TouchstoneError
 from touchstone.infer.asked import Asked
-from touchstone.infer.request import Completion, Confidence, FinishReason, Sampling, TokenEvent
+from touchstone.infer.request import Completion, Confidence, Fault, FinishReason, Sampling, TokenEvent
 from touchstone.infer.rules import Rule
 from touchstone.infer.sampled import Sampled
 from touchstone.infer.sampling import Uniforms
 from touchstone.infer.stop import CompletionText
 
-__all__ = ["NOT_FINITE", "Choice", "apply_rules", "failure"]
+__all__ = ["NOT_FINITE", "Choice", "Failure", "apply_rules", "failure"]
 
 NOT_FINITE = "No token has a finite score: the model's logits are not finite, or the rules ban every token."
+
+
+class Failure(NamedTuple):
+    """What ended a completion before its end, and whose fault it is."""
+
+    message: str
+    fault: Fault = "model"
 
 
 class Choice:
@@ -39,7 +47,7 @@ class Choice:
         self._uniforms = Uniforms(asked.seed, index)
         self._confidence_label = confidence_label
         self._sampled: list[Sampled] = []
-        self._error: str | None = None
+        self._error: Failure | None = None
 
     @property
     def is_over(self) -> bool:
@@ -75,13 +83,13 @@ class Choice:
         problem: what is known of the cause where the model's logits are no numbers.
         """
         if not math.isfinite(step.score):
-            self._fail(problem or NOT_FINITE)
+            self._fail(Failure(problem or NOT_FINITE, "model" if math.isnan(step.logprob) else "request"))
         if self._error is not None:
             return self.end("error")
         self._sampled.append(step)
         return self._event(step, self._reason_after(step.token_id))
 
-    def end(self, reason: FinishReason, error: str | None = None) -> TokenEvent:
+    def end(self, reason: FinishReason, error: Failure | None = None) -> TokenEvent:
         """Cut the choice off without a new token."""
         self._error = self._error or error
         return self._event(None, reason)
@@ -119,8 +127,8 @@ class Choice:
             self._fail(failure(error))
             return True
 
-    def _fail(self, message: str) -> None:
-        self._error = self._error or message
+    def _fail(self, failure: Failure) -> None:
+        self._error = self._error or failure
 
     def _event(self, step: Sampled | None, reason: FinishReason | None, score: float | None = None) -> TokenEvent:
         self.finish_reason = reason
@@ -154,7 +162,8 @@ class Choice:
             prompt_token_ids=self.asked.prompt,
             seed=self.asked.seed,
             confidence=confidence,
-            error=self._error,
+            error=None if self._error is None else self._error.message,
+            fault=None if self._error is None else self._error.fault,
             score=score,
         )
 
@@ -169,6 +178,8 @@ def apply_rules(rules: Sequence[Rule], logits: Float[Tensor, " V"]) -> Float[Ten
     return shaped
 
 
-def failure(error: Exception) -> str:
-    """What a completion says of a rule that raised."""
-    return f"A sampling rule failed: {type(error).__name__}: {error}"
+def failure(error: Exception) -> Failure:
+    """What a completion says of a rule that raised: an error of ours is about what was asked."""
+    if isinstance(error, TouchstoneError):
+        return Failure(str(error), "request")
+    return Failure(f"A sampling rule failed: {type(error).__name__}: {error}")

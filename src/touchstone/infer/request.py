@@ -19,6 +19,7 @@ from touchstone.infer.rules import Rule
 __all__ = ["Completion", "Confidence", "FinishReason", "Request", "RuleFactory", "Sampling", "TokenEvent", "TokenLogprob"]
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+Fault = Literal["request", "model"]
 RuleFactory = Callable[["Request"], Rule]  # makes the rule of one choice; called once for each, or for each beam
 
 DEFAULT_MAX_NEW_TOKENS = 256  # where neither request nor model says: ends soon even if the model never emits an end token
@@ -227,7 +228,8 @@ class Completion:
     top_logprobs: at each step the likeliest tokens, likeliest first, and the sampled one; None if not asked for.
     prompt_token_ids: of an encoder-decoder, the source.
     confidence: None where the model has no calibration that holds for it; `confidence_reason` then says why.
-    error: what went wrong if finish_reason is "error".
+    error: what went wrong if finish_reason is "error". fault: whose it is then: the request's, such as a constraint that cannot be followed
+        to its end, or the model's.
     score: what a beam search ranked it by: the sum of its tokens' scores over its length to the power of `length_penalty`; completions
         of a search come best first. None without beams.
     """
@@ -244,6 +246,7 @@ class Completion:
     confidence: Confidence | None = None
     confidence_reason: str | None = None
     error: str | None = None
+    fault: Fault | None = None
     score: float | None = None
 
 

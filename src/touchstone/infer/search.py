@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from touchstone.infer.asked import Asked
-from touchstone.infer.choice import NOT_FINITE, Choice, apply_rules, failure
+from touchstone.infer.choice import NOT_FINITE, Choice, Failure, apply_rules, failure
 from touchstone.infer.request import FinishReason, TokenEvent
 from touchstone.infer.rules import Rule
 from touchstone.infer.sampled import Sampled, widest
@@ -58,7 +58,7 @@ class Search:
         self._parents = [0]
         self._finished: list[_Finished] = []  # best first
         self._length = 0
-        self._error: str | None = None
+        self._error: Failure | None = None
 
     @property
     def n_alive(self) -> int:
@@ -110,7 +110,7 @@ class Search:
     def events(self) -> Iterator[TokenEvent]:
         """The completions found, token by token, best first."""
         n_found = len(self._finished) if self._error is None else 0
-        problem = self._error or (NOT_FINITE if not n_found else self._too_few())
+        problem = self._error or (Failure(NOT_FINITE) if not n_found else Failure(self._too_few(), "request"))
         for place, choice in enumerate(self._choices):
             if place < n_found:
                 found = self._finished[place]

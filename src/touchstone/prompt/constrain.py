@@ -8,6 +8,8 @@ Source: llguidance (Microsoft, MIT); its parser follows Earley 1970 over lexemes
 """
 
 import json
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,10 @@ MAX_COMPILED = 64  # grammars that are kept for the next request
 MAX_COMPILED_CHARS = 500_000  # of all that are kept: compiled, a character can take a hundred bytes and more
 MAX_TOKEN_IDS = 2**24
 
+# What the steps of one constraint may take of the processor, over all its completions: measured are 0.1 ms a step and less
+GRACE_S = 1.0
+STEP_S = 0.002
+
 # llguidance's own budgets, for what `Trial` has let through: a step costs milliseconds
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 2_000_000,
@@ -49,6 +55,8 @@ _LIMITS: dict[str, Any] = {
     "max_lexer_states": 100_000,
     "max_grammar_size": 500_000,
 }
+# Where only one text can follow it is not followed to its end at once: that takes long for a long one, and for ever where it has no end
+_STEPWISE = '%llguidance {"no_forcing": true}'
 _COMPACT: "JsonCompileOptions" = {"lenient": False, "coerce_one_of": False, "whitespace_flexible": False}
 
 
@@ -67,6 +75,7 @@ class Constrainer:
         self._tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(vocabulary), eos_token=vocabulary.ends)
         self._trial = Trial(_LIMITS, vocabulary.tokens, vocabulary.special_token_ids, vocabulary.ends, vocabulary.bos_token_id)
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
 
     @classmethod
     def of(cls, model: LanguageModel) -> "Constrainer":
@@ -99,6 +108,8 @@ class Constrainer:
     def grammar(self, lark: str) -> RuleFactory:
         """A text of the language of a Lark grammar, whose first rule is `start`."""
         _check_text(lark, "grammar")
+        if lark.lstrip().startswith("{"):  # llguidance takes its own JSON form there, with settings of its own
+            raise ConfigError("The grammar must be Lark, whose first rule is `start: …`, not JSON.")
         return self._factory(llguidance.LLMatcher.grammar_from_lark(lark), "The grammar")
 
     def choice(self, choices: Sequence[str]) -> RuleFactory:
@@ -107,40 +118,77 @@ class Constrainer:
             raise ConfigError("`choice` takes one text or more, none of them empty.")
         if len(choices) > MAX_CHOICES:
             raise ConfigError(f"`choice` takes at most {MAX_CHOICES} texts, not {len(choices)}.")
-        lark = "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
-        if len(lark) > MAX_CHARS:
-            raise ConfigError(f"The choices have {len(lark):,} characters; at most {MAX_CHARS:,} are read.")
-        return self._factory(llguidance.LLMatcher.grammar_from_lark(lark), "The list of choices")
+        if (n_chars := sum(map(len, choices))) > MAX_CHARS:
+            raise ConfigError(f"The choices have {n_chars:,} characters; at most {MAX_CHARS:,} are read.")
+        pattern = "|".join(map(_as_pattern, dict.fromkeys(choices)))
+        return self._factory(llguidance.LLMatcher.grammar_from_regex(pattern), "The list of choices")
 
     def _factory(self, grammar: str, name: str, schema: Any = None) -> RuleFactory:
-        compiled = self._compiled.pop(grammar, None)
+        with self._lock:
+            compiled = self._compiled.get(grammar)
         if compiled is None:
-            if (problem := self._trial.problem(grammar)) is not None:
-                raise _refusal(problem, name, schema)
-            compiled = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=llguidance.LLParserLimits(**_LIMITS))
-            if compiled.is_error():
-                raise _refusal(compiled.get_error(), name, schema)
-            bits = allocate_token_bitmask(1, self._tokens.vocab_size)
-            fill_next_token_bitmask(compiled, bits)
-            if compiled.is_error():
-                raise _refusal(compiled.get_error(), name, schema)
-            if not bits.any():
-                raise ConfigError(f"{name} accepts nothing: no token can be its first.")
-        self._compiled[grammar] = compiled
-        while len(self._compiled) > MAX_COMPILED or sum(map(len, self._compiled)) > MAX_COMPILED_CHARS:
-            self._compiled.popitem(last=False)
+            compiled = self._compile(_stepwise(grammar), name, schema)
+        with self._lock:
+            self._compiled[grammar] = compiled
+            self._compiled.move_to_end(grammar)
+            while len(self._compiled) > MAX_COMPILED or sum(map(len, self._compiled)) > MAX_COMPILED_CHARS:
+                self._compiled.popitem(last=False)
+        budget = _Budget()
 
         def rule(request: Request) -> GrammarRule:
-            return GrammarRule(compiled.deep_copy(), self._tokens.vocab_size)
+            return GrammarRule(compiled.deep_copy(), self._tokens.vocab_size, budget)
 
         return rule
 
+    def _compile(self, grammar: str, name: str, schema: Any) -> llguidance.LLMatcher:
+        if (problem := self._trial.problem(grammar)) is not None:
+            raise _refusal(problem, name, schema)
+        compiled = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=llguidance.LLParserLimits(**_LIMITS))
+        if compiled.is_error():
+            raise _refusal(compiled.get_error(), name, schema)
+        bits = allocate_token_bitmask(1, self._tokens.vocab_size)
+        fill_next_token_bitmask(compiled, bits)
+        if compiled.is_error():
+            raise _refusal(compiled.get_error(), name, schema)
+        if not bits.any():
+            raise ConfigError(f"{name} accepts nothing: no token can be its first.")
+        return compiled
+
+
+class _Budget:
+    """The processor's time that the steps of one constraint may take, in all completions that are held to it.
+
+    What a step costs is not known before it is made: some grammars are cheap for a while and costly then, and the batch waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._left_s = GRACE_S
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._left_s -= time.thread_time() - self._began
+
+    def add_step(self) -> None:
+        """One step more is made."""
+        self._left_s += STEP_S
+
+    @property
+    def is_spent(self) -> bool:
+        return self._left_s < 0
+
 
 class GrammarRule:
-    """A sampling rule that bans every token after which the text could not fit the grammar any more."""
+    """A sampling rule that bans every token after which the text could not fit the grammar any more.
 
-    def __init__(self, matcher: llguidance.LLMatcher, n_tokens: int) -> None:
+    Raises ConfigError as it is applied where the text cannot be followed further, or only at too high a price.
+    """
+
+    def __init__(self, matcher: llguidance.LLMatcher, n_tokens: int, budget: _Budget) -> None:
         self._matcher = matcher
+        self._budget = budget
         self._bits = allocate_token_bitmask(1, n_tokens)
 
     @property
@@ -155,16 +203,22 @@ class GrammarRule:
 
     def n_taken(self, token_ids: Sequence[int]) -> int:
         """Accept tokens as far as they fit; how many did."""
-        return int(self._matcher.try_consume_tokens(list(token_ids)))
+        with self._budget:
+            return int(self._matcher.try_consume_tokens(list(token_ids)))
 
     def apply(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
-        fill_next_token_bitmask(self._matcher, self._bits)
+        self._budget.add_step()
+        with self._budget:
+            fill_next_token_bitmask(self._matcher, self._bits)
         self._check()
+        if self._budget.is_spent:
+            raise ConfigError("The constraint cannot be followed further: each token takes it too long; make it smaller.")
         allowed = np.unpackbits(self._bits[0].view(np.uint8), bitorder="little", count=len(logits)).view(bool)
         return logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
 
     def accept(self, token_id: int) -> None:
-        self._matcher.consume_token(token_id)
+        with self._budget:
+            self._matcher.consume_token(token_id)
         self._check()
 
     def rollback(self, n: int) -> None:
@@ -173,7 +227,7 @@ class GrammarRule:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise TouchstoneError(f"The constraint cannot be followed further: {_first_line(self._matcher.get_error())}")
+            raise ConfigError(f"The constraint cannot be followed further: {_first_line(self._matcher.get_error())}")
 
 
 class _Vocabulary:
@@ -206,6 +260,19 @@ class _Vocabulary:
 def _marked(token_id: int) -> bytes:
     """Bytes that no text has, for a token that is no text."""
     return b"\xff<%d>" % token_id
+
+
+def _stepwise(grammar: str) -> str:
+    """A grammar, as llguidance puts it, that is followed one token after another."""
+    if not grammar.startswith("{"):
+        return f"{grammar}\n{_STEPWISE}\n"
+    inner = json.loads(grammar)["grammars"][0]
+    return json.dumps({"grammars": [{"lark_grammar": f"start: @answer\n{_STEPWISE}\n"}, {**inner, "name": "answer"}]})
+
+
+def _as_pattern(text: str) -> str:
+    """A regular expression for a text as it is."""
+    return "".join(char if char.isalnum() or not char.isascii() else f"\\x{{{ord(char):x}}}" for char in text)
 
 
 def _check_text(text: str, name: str) -> None:

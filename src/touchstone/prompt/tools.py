@@ -7,6 +7,7 @@ arguments are `parameters`; Mistral: `[TOOL_CALLS]` and a list), needs no code o
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _PROBE_TOOL = {
     "type": "function",
     "function": {"name": _NAME, "description": "", "parameters": {"type": "object", "properties": {_KEY: {"type": "string"}}}},
 }
+_BEGUN = re.compile(r'\s*[\[{][\s{]*"name"\s*:')  # a call without marks around it
 _COMPACT = {"x-guidance": {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}}
 
 
@@ -130,9 +132,15 @@ class ToolFormat:
         said.append(text[place:])
         return ("".join(said).strip() if calls else text), calls
 
-    def reader(self) -> "CallReader":
-        """For a text that comes piece by piece."""
-        return CallReader(self)
+    def reader(self, *, only_calls: bool = False) -> "CallReader":
+        """For a text that comes piece by piece; only_calls: one that was held to calls and holds nothing else."""
+        return CallReader(self, only_calls=only_calls)
+
+    def without_cut_call(self, text: str) -> str:
+        """What was said in a text that ended too early: a call that had begun is left out, for half of a call can be of no use."""
+        if self.sign:
+            return text.partition(self.sign)[0]
+        return "" if _BEGUN.match(text) else text
 
     def _next_start(self, text: str, place: int) -> int | None:
         """Where the JSON of the next call begins."""
@@ -187,22 +195,29 @@ class ToolFormat:
 class CallReader:
     """Tells apart, while a text comes, what is said and what is called. What could be the beginning of a call waits until it is clear."""
 
-    def __init__(self, form: ToolFormat) -> None:
+    def __init__(self, form: ToolFormat, *, only_calls: bool = False) -> None:
         self._form = form
+        self._only_calls = only_calls
         self._text = ""
         self._n_told = 0
 
     def push(self, piece: str) -> str:
         """What of the text so far is surely said and was not told yet."""
         self._text += piece
+        if self._only_calls:
+            return ""
         sure = self._n_sure()
         told = self._text[self._n_told : sure]
         self._n_told = max(self._n_told, sure)
         return told
 
-    def finish(self) -> tuple[str, list[ToolCall]]:
-        """The rest of what is said, and all calls, each with an id."""
+    def finish(self, *, is_cut: bool = False) -> tuple[str, list[ToolCall]]:
+        """The rest of what is said, and all whole calls, each with an id. is_cut: whether the text ended too early."""
         said, calls = self._form.parse(self._text[self._n_told :])
+        if self._only_calls:
+            said = ""
+        elif is_cut:
+            said = self._form.without_cut_call(said)
         return said, [ToolCall(call.name, call.arguments, call.id or f"call_{secrets.token_hex(12)}") for call in calls]
 
     def _n_sure(self) -> int:

@@ -19,7 +19,7 @@ __all__ = ["TOO_COSTLY", "Trial"]
 TOO_COSTLY = "it takes the compiler, or each token, too long, too much memory, or too deep a recursion; make it smaller"
 
 _BUDGET_S = 2.0  # of the processor
-_STEP_S = 0.02  # of the processor, for the cheapest of the steps that are tried: every token of every completion costs as much
+_STEP_S = 0.005  # of the processor, for the cheapest of the steps that are tried: every token of every completion costs as much
 _WALL_S = 60.0  # for that time to be had on a busy machine
 
 

@@ -19,7 +19,8 @@ from touchstone.serve.frames import Channel
 
 __all__ = ["main"]
 
-_PREPARING_THREADS = 2  # one long text does not hold up the others' prompts; grammars, which can take seconds, have a thread of their own
+_PREPARING_THREADS = 2  # one long text does not hold up the others' prompts
+_GRAMMAR_THREADS = 8  # grammars, which can take seconds, hold up neither; they are tried one by one, those that are known pass by
 
 
 def main(descriptor: int) -> int:
@@ -69,7 +70,7 @@ def _listen(channel: Channel, driver: Any, jobs: Any) -> None:
     from touchstone.serve.driver import Beat
 
     preparing: dict[int, bool] = {}  # by job: whether it was cancelled meanwhile
-    plain, constrained = ThreadPoolExecutor(_PREPARING_THREADS), ThreadPoolExecutor(1)
+    plain, constrained = ThreadPoolExecutor(_PREPARING_THREADS), ThreadPoolExecutor(_GRAMMAR_THREADS)
     with contextlib.suppress(OSError):  # the other end has gone while it was told something
         while (message := channel.receive()) is not None:
             if message["do"] == "stats":

@@ -6,7 +6,7 @@ This is done on threads of its own, so that a long text or grammar does not hold
 import functools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,15 +98,14 @@ class Jobs:
         if message.get("constraint") is not None:
             sampling = sampling.model_copy(update={"constraint": self._constraint(message["constraint"])})
         tools = self._tools(message)
-        if tools and message["tool_choice"]["mode"] != "auto":
+        is_forced = bool(tools) and message["tool_choice"]["mode"] != "auto"
+        if is_forced:
             sampling = sampling.model_copy(update={"constraint": self._forced_call(tools, message["tool_choice"])})
         end_ids = frozenset() if message.get("messages") is None else self._need_chat().end_ids
         requests = [Request(prompt, sampling, salt=message.get("salt", ""), end_ids=end_ids) for prompt in prompts]
-        job = Generation(
-            message["id"],
-            requests,
-            _Teller(self._model.tokenizer, has_logprobs=sampling.top_logprobs is not None, calls=self._calls if tools else None),
-        )
+        reader = None if not tools or self._calls is None else functools.partial(self._calls.reader, only_calls=is_forced)
+        teller = _Teller(self._model.tokenizer, has_logprobs=sampling.top_logprobs is not None, reader=reader)
+        job = Generation(message["id"], requests, teller)
         if not message.get("echo") and not is_silent:
             return job
         counts = [self._checked_length(prompt, n_new=0 if is_silent else 1) for prompt in prompts]
@@ -164,19 +163,18 @@ class Jobs:
 
     def _forced_call(self, tools: list[dict[str, Any]], wanted: dict[str, Any]) -> RuleFactory:
         assert self._calls is not None
-        with self._lock:
-            return self._calls.rule(self._need_constrainer(), tools, name=wanted["name"], parallel=wanted["parallel"])
+        return self._calls.rule(self._need_constrainer(), tools, name=wanted["name"], parallel=wanted["parallel"])
 
     def _constraint(self, wanted: dict[str, Any]) -> RuleFactory:
-        with self._lock:  # what was compiled is kept for the next request
-            make = getattr(self._need_constrainer(), wanted["kind"])
-            factory: RuleFactory = make() if wanted["kind"] == "json_object" else make(wanted["value"])
+        make = getattr(self._need_constrainer(), wanted["kind"])  # what was compiled is kept for the next request
+        factory: RuleFactory = make() if wanted["kind"] == "json_object" else make(wanted["value"])
         return factory
 
     def _need_constrainer(self) -> Constrainer:
-        if self._constrainer is None:
-            self._constrainer = Constrainer.of(self._model)
-        return self._constrainer
+        with self._lock:
+            if self._constrainer is None:
+                self._constrainer = Constrainer.of(self._model)
+            return self._constrainer
 
     def _echoes(self, message: dict[str, Any], given: Sequence[Any], prompts: Sequence[Any]) -> Iterator[dict[str, Any]]:
         if self._reads_sources:
@@ -324,18 +322,21 @@ class Jobs:
 
 
 class _Teller:
-    """Puts events for the other process; what a token looks like only where somebody asks. calls: how calls are written, if any may be."""
+    """Puts events for the other process; what a token looks like only where somebody asks.
 
-    def __init__(self, tokenizer: Tokenizer | None, *, has_logprobs: bool, calls: ToolFormat | None = None) -> None:
+    reader: makes what finds the calls of a choice, if there may be any.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, *, has_logprobs: bool, reader: Callable[[], CallReader] | None = None) -> None:
         self._tokenizer = tokenizer
         self._has_logprobs = has_logprobs
-        self._calls = calls
+        self._reader = reader
         self._readers: dict[int, CallReader] = {}
 
     def __call__(self, event: TokenEvent) -> dict[str, Any]:
         message: dict[str, Any] = {"i": event.request_index, "j": event.index, "t": event.text}
-        if self._calls is not None:
-            message |= self._told_apart(event, self._readers.setdefault(event.index, self._calls.reader()))
+        if self._reader is not None:
+            message |= self._told_apart(event, self._readers.setdefault(event.index, self._reader()))
         if event.token_id is not None:
             message["k"] = event.token_id
             if self._has_logprobs:
@@ -347,7 +348,7 @@ class _Teller:
             done = event.completion
             message |= {"f": event.finish_reason, "n": len(done.token_ids), "n_prompt": len(done.prompt_token_ids), "seed": done.seed}
             if done.error is not None:
-                message["problem"] = done.error
+                message |= {"problem": done.error, "fault": done.fault}
             if done.confidence is not None:
                 message["confidence"] = _confidence(done.confidence)
         return message
@@ -357,7 +358,7 @@ class _Teller:
         said = reader.push(event.text)
         if event.finish_reason is None:
             return {"t": said}
-        rest, calls = reader.finish()
+        rest, calls = reader.finish(is_cut=event.finish_reason != "stop")
         told_calls = [{"id": call.id, "name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)} for call in calls]
         return {"t": said + rest, "calls": told_calls}
 

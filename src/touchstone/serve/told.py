@@ -42,7 +42,10 @@ class _Choice:
             self.token_ids.append(event["k"])
         if "f" in event:
             if event["f"] == "error":
-                raise ApiError(500, event.get("problem") or "The model failed on this request; others go on.")
+                raise ApiError(
+                    400 if event.get("fault") == "request" else 500,
+                    event.get("problem") or "The model failed on this request; others go on.",
+                )
             self.finish_reason = "tool_calls" if self.calls and event["f"] == "stop" else event["f"]
             self.confidence = event.get("confidence")
 
