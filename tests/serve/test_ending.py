@@ -116,6 +116,19 @@ def test_an_idle_server_ends_with_its_idle_connections(started, id_folder):
     all_gone(pids)
 
 
+def test_who_still_sends_a_body_is_told_to_come_again_and_keeps_nobody_waiting(started, id_folder):
+    server = started(id_folder, "--drain-seconds", "1000").wait()
+    with connected(server.port) as half, streams(server, {**LONG, "max_tokens": 200}, n=1) as running:
+        half.sendall(with_body("POST", PATH, {"prompt": [1], "max_tokens": 1})[:-3])
+        eventually(lambda: b"touchstone:engine_up 1.0" in sent(server.port, head("GET", "/metrics")).body)
+        server.process.send_signal(signal.SIGTERM)
+        answer = read_answer(until_closed(half), "POST")
+        assert (answer.status, answer.error()["code"]) == (503, "draining")
+        assert not any("error" in event for event in rest_of(running[0]))
+    assert server.process.wait(30) == 0
+    assert not [line for line in server.log if "Traceback" in line]
+
+
 def test_a_server_that_is_told_to_end_while_it_opens_its_model_ends(started, id_folder):
     server = started(id_folder).wait_for_address()
     health = sent(server.port, head("GET", "/health"))

@@ -56,6 +56,14 @@ def test_figures_count_what_was_done_and_hold_nothing_that_a_client_wrote(server
         == 0
     )
     assert after["touchstone:engine_up",] == after["touchstone:engine_starts",] == 1
+    server.post("/v1/completions", {"prompt": 3})
+    server.ask("POST", "/v1/completions", b"{", headers={"content-type": "application/json"})
+    server.ask("GET", "/health", headers={"host": "canary"})
+    refused = figures(server)
+    for endpoint, n in (("completions", 2), ("other", 1)):
+        key = "touchstone:requests_total", ("endpoint", endpoint), ("status", "4xx")
+        assert refused[key] == after.get(key, 0) + n
+    assert refused["touchstone:e2e_request_latency_seconds_count",] == after["touchstone:e2e_request_latency_seconds_count",]
     for number in range(40):
         server.post("/v1/completions", {"model": f"canary-{number}", "prompt": "x"})
         server.ask("GET", f"/v1/models/canary-{number}")

@@ -254,13 +254,16 @@ def test_only_plain_json_is_read(server, headers, status):
         b"GET /h\xc3\xa9 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
         b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nbad header\r\n\r\n",
         b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nx: a\x00b\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nx: " + b"y" * 200_000 + b"\r\n\r\n",
         b"POST /tokenize HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: -1\r\n\r\n",
         b"POST /tokenize HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         b"POST /tokenize HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: " + b"9" * 30 + b"\r\n\r\n",
         b"POST /tokenize HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100 + b"\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        (
+            b"POST /tokenize HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 15\r\n"
+            b'transfer-encoding: chunked\r\n\r\nf\r\n{"content":"a"}\r\n0\r\n\r\n'
+        ),
     ],
 )
 def test_what_is_no_http_is_told_so_in_the_form_of_all_errors(server, data):
@@ -272,7 +275,7 @@ def test_what_is_no_http_is_told_so_in_the_form_of_all_errors(server, data):
 
 @pytest.mark.slow
 def test_headers_that_are_too_large_are_refused_in_one_piece_as_in_many(server):
-    for n_bytes, status in ((12 << 10, 200), (20 << 10, 431), (60 << 10, 431)):
+    for n_bytes, status in ((12 << 10, 200), (20 << 10, 431), (60 << 10, 431), (200_000, 431), (500_000, 431)):
         assert server.ask("GET", "/health", headers={"x-padding": "a" * n_bytes})[0] == status
     assert server.ask("GET", "/health?" + "a" * (20 << 10))[0] == 431
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ApiError"]
+__all__ = ["ApiError", "ending"]
 
 
 class ApiError(Exception):
@@ -20,3 +20,8 @@ class ApiError(Exception):
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def ending() -> ApiError:
+    """For what comes while the server is about to end."""
+    return ApiError(503, "The server is ending; ask another, or again later.", code="draining", headers={"retry-after": "5"})

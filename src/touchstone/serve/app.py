@@ -4,8 +4,9 @@ A route reads its request, asks the engine process, and never blocks: whatever t
 """
 
 import base64
+import functools
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -74,7 +75,7 @@ def build_app(service: Service) -> FastAPI:
         app.add_api_route(f"{prefix}/models", models, methods=["GET"], include_in_schema=bool(prefix))
     app.add_api_route("/v1/models/{name:path}", one_model, methods=["GET"])
     for path, (route, _) in posts.items():
-        app.add_api_route(path, route, methods=["POST"])
+        app.add_api_route(path, _counted(route), methods=["POST"])
     return app
 
 
@@ -197,6 +198,20 @@ async def detokenize(request: Request) -> Response:
         return {"content": received[0]["text"], "prompt": received[0]["text"]}
 
     return _read(service, "detokenize", {"do": "detokenize", "ids": asked.tokens}, told)
+
+
+def _counted(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """A route whose refusals are counted; what it takes is counted as it ends."""
+
+    @functools.wraps(route)
+    async def counted(request: Request) -> Response:
+        try:
+            return await route(request)
+        except ApiError as error:
+            _service(request).gauges.refused(request.scope["path"], error.status)
+            raise
+
+    return counted
 
 
 def _read(service: Service, endpoint: str, message: dict[str, Any], told: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Response:

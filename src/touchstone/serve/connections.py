@@ -5,6 +5,7 @@ its answer, would hold its connection for good. What is no HTTP is told so in th
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -14,6 +15,9 @@ __all__ = ["timed_connections"]
 
 
 _NO_HTTP = b'{"error":{"message":"This is no HTTP request.","type":"invalid_request_error","param":null,"code":"no_http"}}'
+_TOO_LARGE = (
+    b'{"error":{"message":"The path and headers are too large.","type":"invalid_request_error","param":null,"code":"headers_too_large"}}'
+)
 _NO_ROOM = (
     b'{"error":{"message":"Too many connections; come again soon.","type":"server_error","param":null,"code":"too_many_connections"}}'
 )
@@ -63,9 +67,12 @@ def timed_connections(header_s: float, read_s: float, max_connections: int) -> t
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:
-            headers = [("content-type", "application/json"), ("content-length", str(len(_NO_HTTP))), ("connection", "close")]
+            is_large = len(self.conn.trailing_data[0]) > self.config.h11_max_incomplete_event_size
+            status, body = (431, _TOO_LARGE) if is_large else (400, _NO_HTTP)
+            headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
             try:
-                parts = [h11.Response(status_code=400, headers=headers), h11.Data(data=_NO_HTTP), h11.EndOfMessage()]
+                head = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode())
+                parts = [head, h11.Data(data=body), h11.EndOfMessage()]
                 self.transport.write(b"".join(self.conn.send(part) or b"" for part in parts))
             except h11.LocalProtocolError:  # an answer was on its way already
                 pass

@@ -9,13 +9,22 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-__all__ = ["CONTENT_TYPE", "Gauges"]
+__all__ = ["CONTENT_TYPE", "ENDPOINTS", "Gauges"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_ENDPOINTS = ("completions", "chat", "embeddings", "score", "classify", "tokenize", "detokenize")
+ENDPOINTS = {
+    "/v1/completions": "completions",
+    "/v1/chat/completions": "chat",
+    "/v1/embeddings": "embeddings",
+    "/v1/score": "score",
+    "/v1/classify": "classify",
+    "/tokenize": "tokenize",
+    "/detokenize": "detokenize",
+}
+"""What each path that is posted to is called."""
 _REASONS = ("stop", "length", "tool_calls", "error", "cancelled")
 
 _ENGINE_GAUGES = {
@@ -55,7 +64,7 @@ class Gauges:
         self.next_token = Histogram("touchstone:inter_token_latency_seconds", "Between tokens of a choice.", buckets=_SECONDS, **make)
         self.whole = Histogram("touchstone:e2e_request_latency_seconds", "Whole requests.", buckets=_LONG, **make)
         self.queued = Histogram("touchstone:request_queue_time_seconds", "Until the first choice got room.", buckets=_LONG, **make)
-        for endpoint in _ENDPOINTS:
+        for endpoint in ENDPOINTS.values():
             self._requests.labels(endpoint, "2xx")
         for reason in _REASONS:
             self._finished.labels(reason)
@@ -64,6 +73,10 @@ class Gauges:
         """A request is over. endpoint: one of ours, never what the client wrote."""
         self._requests.labels(endpoint, f"{status // 100}xx").inc()
         self.whole.observe(seconds)
+
+    def refused(self, path: str, status: int) -> None:
+        """A request was not taken; any path that is not posted to counts as `other`."""
+        self._requests.labels(ENDPOINTS.get(path, "other"), f"{status // 100}xx").inc()
 
     def wrote(self, finish_reasons: list[str], prompt_tokens: int, new_tokens: int) -> None:
         """An answer was generated."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from touchstone.errors import printable
-from touchstone.serve.api_error import ApiError
+from touchstone.serve.api_error import ApiError, ending
 from touchstone.serve.keys import Keys
 from touchstone.serve.logs import log
 
@@ -93,13 +93,22 @@ class Hosts:
 
 
 class Guard:
-    """Stands before the application."""
+    """Stands before the application. refused: is told the path and the status of what never gets there."""
 
-    def __init__(self, app: Any, limits: ServeLimits, keys: Keys, hosts: Hosts) -> None:
+    def __init__(self, app: Any, limits: ServeLimits, keys: Keys, hosts: Hosts, refused: Callable[[str, int], None]) -> None:
         self._app = app
         self._limits = limits
         self._keys = keys
         self._hosts = hosts
+        self._refused = refused
+        self._is_ending = False
+        self._arriving: set[asyncio.Timeout] = set()
+
+    def end(self) -> None:
+        """Wait for no body any more: those that are not all there are refused."""
+        self._is_ending = True
+        for waiting in self._arriving:
+            waiting.reschedule(asyncio.get_running_loop().time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -138,7 +147,8 @@ class Guard:
                 body = await self._body(scope, receive)
                 visit.body = read_json_body(body, self._limits.max_depth)
         except ApiError as error:
-            await _refuse(receive, send, error, expects_more=body is None and error.status != 408)
+            self._refused(scope["path"], error.status)
+            await _refuse(receive, send, error, expects_more=body is None and error.status != 408 and not self._is_ending)
             return
         await self._app(scope, _rest(receive), send)
 
@@ -148,6 +158,8 @@ class Guard:
         if len(raw) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers) > self._limits.max_header_bytes:
             told = f"The path and headers are larger than {self._limits.max_header_bytes} bytes."
             raise ApiError(431, told, code="headers_too_large")
+        if {name for name, _ in headers} >= {b"content-length", b"transfer-encoding"}:  # a proxy may have read the other one
+            raise ApiError(400, "`Content-Length` and `Transfer-Encoding` exclude each other; send one.", code="two_lengths")
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._hosts.allow(hosts[0]):
             raise ApiError(400, "This server does not answer for that host name; `--allow-host` adds one.", code="unknown_host")
@@ -171,10 +183,15 @@ class Guard:
         if length.isdigit() and int(length) > self._limits.max_body_bytes:
             raise self._too_large()
         try:
-            async with asyncio.timeout(self._limits.body_s):
+            async with asyncio.timeout(0 if self._is_ending else self._limits.body_s) as waiting:
+                self._arriving.add(waiting)
                 return await self._read(receive)
         except TimeoutError:
+            if self._is_ending:
+                raise ending() from None
             raise ApiError(408, f"The body did not arrive within {self._limits.body_s:g} s.") from None
+        finally:
+            self._arriving.discard(waiting)
 
     async def _read(self, receive: Receive) -> bytes:
         data = bytearray()

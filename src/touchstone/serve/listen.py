@@ -68,8 +68,9 @@ async def _run(
 ) -> None:
     supervisor = Supervisor(engine, settings.limits.step_s)
     service = Service(supervisor, settings.limits, settings.name)
-    guard = Guard(build_app(service), settings.limits, settings.keys, Hosts([settings.host, *settings.hosts]))
-    server = _Server(_config(guard, settings.limits), service)
+    hosts = Hosts([settings.host, *settings.hosts])
+    guard = Guard(build_app(service), settings.limits, settings.keys, hosts, service.gauges.refused)
+    server = _Server(_config(guard, settings.limits), service, guard)
     announce("listening", address)
     running = asyncio.create_task(supervisor.run())
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -94,9 +95,10 @@ async def _announced(supervisor: Supervisor, announce: Callable[[str, str], None
 class _Server(uvicorn.Server):
     """Ends in two steps: what runs first, the connections then."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, guard: Guard) -> None:
         super().__init__(config)
         self._service = service
+        self._guard = guard
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -114,6 +116,7 @@ class _Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._service.is_draining = True
+        self._guard.end()
         self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
-from touchstone.serve.api_error import ApiError
+from touchstone.serve.api_error import ApiError, ending
 from touchstone.serve.gauges import Gauges
 from touchstone.serve.limits import ServeLimits, Visit
 from touchstone.serve.supervisor import Exchange, Supervisor
@@ -50,10 +50,9 @@ class Service:
     def admit(self, endpoint: str) -> Callable[[int], None]:
         """Let a request in; what is returned must be called with its status at its end. ApiError (429, 503) where there is no room."""
         if self.is_draining:
-            raise ApiError(503, "The server is ending; ask another, or again later.", code="draining", headers={"retry-after": "5"})
+            raise ending()
         if self.n_open >= self.limits.max_requests:
             told = f"{self.limits.max_requests} requests are being worked on; ask again soon."
-            self.gauges.ended(endpoint, 429, 0.0)
             raise ApiError(429, told, code="too_many_requests", headers={"retry-after": "1"})
         self.n_open += 1
         began = time.monotonic()
