@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,18 @@ install_import_hook(["touchstone.nn", "touchstone.models", "touchstone.train.obj
 hypothesis.settings.register_profile("touchstone", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("touchstone")
 
+MARKED_WHOLE = re.compile(r"^pytestmark = .*$", re.MULTILINE)
+
 EFFECTS = ("write", "fsync", "replace", "rename")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Files whose every test carries a mark that is not wanted (`-m "not slow"`) are not imported, which takes longer than the tests."""
+    if not collection_path.name.startswith("test_"):
+        return None
+    unwanted = set(re.findall(r"not (\w+)", config.option.markexpr))
+    marks = re.findall(r"pytest\.mark\.(\w+)", "".join(MARKED_WHOLE.findall(collection_path.read_text(encoding="utf-8"))))
+    return True if unwanted & set(marks) else None
 
 
 @pytest.fixture(autouse=True)
