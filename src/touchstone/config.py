@@ -121,9 +121,9 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
-    """The names most like `name`, nearest first; at most n, none if nothing is near."""
-    return difflib.get_close_matches(name[:_LONGEST_NAME], list(names), n=n, cutoff=0.5)
+def closest(name: str, names: Iterable[str], n: int = 3, *, cutoff: float = 0.5) -> list[str]:
+    """The names most like `name`, nearest first; at most n, none if nothing is near. cutoff: the least likeness, 1 = the same."""
+    return difflib.get_close_matches(name[:_LONGEST_NAME], list(names), n=n, cutoff=cutoff)
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> UnknownName:

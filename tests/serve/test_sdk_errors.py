@@ -13,7 +13,9 @@ pytestmark = pytest.mark.slow
 NAME = "tiny-chat"
 USER = [{"role": "user", "content": "hello"}]
 KEYS = ("key-of-the-first-client", "key-of-the-second-client")
-LEAK = re.compile(r"0x[0-9a-f]{6,}|/home|/tmp|Traceback|\.py\b")
+CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOL = {"type": "function", "function": {"name": "f"}}
+LEAK = re.compile(r"0x[0-9a-f]{6,}|/home|/tmp|Traceback|\.py\b|NoneType|Input should|Value error|Extra inputs|\.\.")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,8 @@ def refused(error, status):
         ("frequency_penalty", {"frequency_penalty": -2.1}),
         ("logit_bias", {"logit_bias": {"dog": 1}}),
         ("logit_bias", {"logit_bias": {"1": 101}}),
+        ("logit_bias", {"logit_bias": {"05": 1}}),
+        ("logit_bias", {"logit_bias": {"5": 1, "05": 1}}),
         ("stream_options", {"stream_options": {"include_usage": True}}),
         ("temprature", {"extra_body": {"temprature": 1}}),
         ("response_format", {"extra_body": {"response_format": {"type": "json_schema"}}}),
@@ -88,6 +92,16 @@ def test_a_bad_field_of_a_completion_is_named(client, field, settings):
         ("max_tokens", {"max_tokens": 3, "max_completion_tokens": 4}),
         ("response_format", {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
         ("response_format", {"response_format": {"type": "yaml"}}),
+        ("response_format", {"response_format": {"type": "json_schema", "json_schema": {"name": "", "schema": {}}}}),
+        ("response_format", {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}),
+        ("response_format", {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "strict": "yes"}}}),
+        ("messages", {"messages": [*USER, {"role": "tool", "content": "r"}]}),
+        ("messages", {"messages": [*USER, {"role": "tool", "content": "r", "tool_call_id": "x"}]}),
+        ("messages", {"messages": [*USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": "r"}]}),
+        ("stop", {"tools": [TOOL], "tool_choice": "required", "stop": "x"}),
+        ("min_tokens", {"extra_body": {"min_tokens": 5000}}),
+        ("min_tokens", {"tools": [TOOL], "tool_choice": TOOL, "extra_body": {"min_tokens": 2}}),
+        ("ignore_eos", {"tools": [TOOL], "tool_choice": TOOL, "extra_body": {"ignore_eos": True}}),
         ("chat_template", {"extra_body": {"chat_template": "{{ 1 }}"}}),
         ("tool_choice", {"tool_choice": "required"}),
         ("store", {"store": True}),

@@ -126,6 +126,8 @@ async def chat_completions(request: Request) -> Response:
     asked = _asked(service, request, ChatRequest)
     longest = service.supervisor.facts.get("max_seq_len")
     n_tokens = asked.n_tokens if asked.n_tokens is not None else longest
+    if n_tokens is not None and (asked.min_tokens or 0) > n_tokens:
+        raise ApiError(400, f"`min_tokens` ({asked.min_tokens}) must be at most the context's {n_tokens} tokens.", param="min_tokens")
     n_top = (asked.top_logprobs or 0) if asked.logprobs else None
     message = _generation(asked, visit) | {"messages": [each.plain() for each in asked.messages]} | asked.tool_use()
     message["sampling"] |= {"max_new_tokens": n_tokens} if n_tokens is not None else {}

@@ -5,13 +5,14 @@ and have no effect; `NO_EFFECT` lists them with the reason. A value that asks fo
 Source: OpenAI API reference (completions, chat, embeddings, models); field names of what is ours follow vLLM's where it has them.
 """
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
-from touchstone.config import closest
 from touchstone.errors import printable
 from touchstone.serve.api_error import ApiError
+from touchstone.serve.refusals import shown, told, unknown_field
 
 __all__ = [
     "NO_EFFECT",
@@ -20,6 +21,7 @@ __all__ = [
     "DetokenizeRequest",
     "EmbeddingRequest",
     "Generating",
+    "Name",
     "ScoreRequest",
     "TokenizeRequest",
     "read_request",
@@ -59,7 +61,50 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = None
 
 
+class TextForm(BaseModel):
+    """A `response_format` of any text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    type: Literal["text"]
+
+
+class JsonForm(BaseModel):
+    """A `response_format` of some JSON object."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    type: Literal["json_object"]
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$", description="text of 1 to 64 letters (a-z, A-Z), digits, `_` and `-`"),
+]
+
+
+class NamedSchema(BaseModel):
+    """A JSON Schema. name, description: the client's own. strict: taken; an answer fits the schema always."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Name | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | bool = Field(alias="schema")
+    strict: bool | None = None
+
+
+class SchemaForm(BaseModel):
+    """A `response_format` of JSON that fits a schema."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
 _TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(fail_fast=True)]  # each of a million may be wrong
 _ID_LIST = {"type": "array", "items": _TOKEN_ID, "minItems": 1}
 
 
@@ -71,7 +116,26 @@ def _texts_schema(most: int) -> WithJsonSchema:
 _STOP = {"type": "string", "minLength": 1, "maxLength": 1000}
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=1000)]] | None,
+    Field(max_length=64, description="text, or a list of at most 64 texts of 1 to 1000 characters"),
     WithJsonSchema({"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": 64}, {"type": "null"}]}),
+]
+_BIAS_KEY = re.compile(r"0|[1-9][0-9]{0,8}")
+Biases = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]] | None,
+    Field(max_length=1024),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "propertyNames": {"pattern": f"^({_BIAS_KEY.pattern})$"},
+                    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+                    "maxProperties": 1024,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
 ]
 Range = Annotated[float, Field(ge=-2, le=2)]
 MIN_TEMPERATURE = 0.001  # the engine's
@@ -89,22 +153,22 @@ class Generating(_Asked):
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: Stops = Field(None, max_length=64)
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: Stops = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     presence_penalty: Range | None = None
     frequency_penalty: Range | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
+    logit_bias: Biases = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: Annotated[TextForm | JsonForm | SchemaForm, Field(discriminator="type")] | None = None
     regex: str | None = None
     grammar: str | None = None
-    choice: list[str] | None = None
+    choice: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -121,9 +185,9 @@ class Generating(_Asked):
     @field_validator("logit_bias")
     @classmethod
     def _biased(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        wrong = next((key for key in value or {} if not (key.isascii() and key.isdecimal() and len(key) < 10)), None)
+        wrong = next((key for key in value or {} if not _BIAS_KEY.fullmatch(key)), None)
         if wrong is not None:
-            raise ValueError(f'must have token ids as keys, such as "42", not "{printable(wrong, 40)}"')
+            raise ValueError(f"must have token ids as keys, written as `42` is, not `{printable(wrong, 40)}`")
         return value
 
     @model_validator(mode="after")
@@ -131,7 +195,7 @@ class Generating(_Asked):
         if self.stream_options is not None and not self.stream:
             raise ValueError("`stream_options` belongs to a stream; set `stream` to true, or leave it out.")
         named = [name for name in ("response_format", "regex", "grammar", "choice") if getattr(self, name) is not None]
-        named = [name for name in named if name != "response_format" or (self.response_format or {}).get("type") != "text"]
+        named = [name for name in named if not isinstance(getattr(self, name), TextForm)]
         if len(named) > 1:
             raise ValueError(f"{' and '.join(f'`{name}`' for name in named)} exclude each other; give one.")
         clash = [name for name in ("stop", "ignore_eos", "min_tokens") if named and getattr(self, name)]
@@ -141,9 +205,11 @@ class Generating(_Asked):
 
     @property
     def constraint(self) -> dict[str, Any] | None:
-        """What an answer must fit, as the engine process takes it; ApiError for a `response_format` that is none."""
-        if self.response_format is not None:
-            return _response_format(self.response_format)
+        """What an answer must fit, as the engine process takes it."""
+        if isinstance(self.response_format, SchemaForm):
+            return {"kind": "json_schema", "value": self.response_format.json_schema.schema_}
+        if isinstance(self.response_format, JsonForm):
+            return {"kind": "json_object"}
         for kind in ("regex", "grammar", "choice"):
             if getattr(self, kind) is not None:
                 return {"kind": kind, "value": getattr(self, kind)}
@@ -232,8 +298,10 @@ class ScoreRequest(_Asked):
     closed: the continuations are all the answers there are, and each gets its probability among them. task: whose calibration holds.
     """
 
-    context: str | list[Annotated[int, Field(ge=0)]]
-    continuations: list[str] | list[list[Annotated[int, Field(ge=0)]]] = Field(min_length=1, max_length=MAX_CONTINUATIONS)
+    context: str | TokenIds = Field(description="text or a list of token ids")
+    continuations: Annotated[list[str], Field(fail_fast=True)] | Annotated[list[TokenIds], Field(fail_fast=True)] = Field(
+        min_length=1, max_length=MAX_CONTINUATIONS, description=f"a list of 1 to {MAX_CONTINUATIONS} texts or lists of token ids"
+    )
     closed: bool = False
     task: str | None = None
 
@@ -261,6 +329,8 @@ class TokenizeRequest(_Asked):
     def _one(self) -> "TokenizeRequest":
         if (self.content is None) == (self.prompt is None):
             raise ValueError("Give the text as `content` or as `prompt`.")
+        if self.add_special is not None and self.add_special_tokens is not None:
+            raise ValueError("`add_special` and `add_special_tokens` mean the same; give one.")
         return self
 
     @property
@@ -277,7 +347,7 @@ class TokenizeRequest(_Asked):
 class DetokenizeRequest(_Asked):
     """POST /detokenize."""
 
-    tokens: list[Annotated[int, Field(ge=0)]] = Field(max_length=MAX_TEXT_IDS)
+    tokens: TokenIds = Field(max_length=MAX_TEXT_IDS)
 
 
 A = TypeVar("A", bound=_Asked)
@@ -287,71 +357,35 @@ def read_request(kind: type[A], data: Any) -> A:
     """A request as it was asked; ApiError (400) names the field and what it may be."""
     if not isinstance(data, dict):
         raise ApiError(400, "The body must be a JSON object.")
-    unknown = [key for key in data if key not in kind.model_fields and key not in NO_EFFECT]
-    if unknown:
-        near = closest(unknown[0], [*kind.model_fields, *NO_EFFECT], n=1)
-        guess = f" Did you mean `{near[0]}`?" if near else ""
-        raise ApiError(400, f"No field `{printable(unknown[0], 60)}`.{guess}", param=printable(unknown[0], 60), code="unknown_field")
+    unknown = next((key for key in data if key not in kind.model_fields and key not in NO_EFFECT), None)
+    if unknown is not None:
+        raise unknown_field((unknown,), [*kind.model_fields, *NO_EFFECT])
     try:
         return kind.model_validate({key: value for key, value in data.items() if key in kind.model_fields})
     except ValidationError as error:
-        raise _told(error) from None
+        raise told(error, kind) from None
     except RecursionError:
         raise ApiError(400, "The request is nested too deep.") from None
-
-
-def _told(error: ValidationError) -> ApiError:
-    """The first thing that is wrong, in one sentence."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "function-", "constrained-"))]
-    field = place[0] if place else None
-    message = first["msg"].removeprefix("Value error, ")
-    if field is None:
-        named = message.split("`")
-        return ApiError(400, message, param=named[1] if len(named) > 2 else None)
-    where = ".".join(printable(part, 40) for part in place)
-    if first["type"] == "missing":
-        return ApiError(400, f"`{where}` is missing.", param=field)
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"No field `{where}`.", param=field, code="unknown_field")
-    return ApiError(400, f"`{where}`: {message[:1].lower() + message[1:]}.", param=field)
 
 
 def _texts(value: Any, most: int) -> list[str | list[int]]:
     """A text, token ids, or a list of either, as a list; ValueError for anything else."""
     if isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0])):
         value = [value]
-    if not isinstance(value, list) or not value:
-        raise ValueError("must be text, token ids, or a list of either, and not empty")
-    if len(value) > most:
-        raise ValueError(f"must be at most {most}, not {len(value)}")
+    if not isinstance(value, list):
+        raise ValueError(f"must be text, token ids, or a list of either, not {shown(value)}")
+    if not 1 <= len(value) <= most:
+        raise ValueError(f"must be text, token ids, or a list of 1 to {most} of them, not of {len(value)}")
     for number, item in enumerate(value):
         if isinstance(item, list):
-            wrong = next((token for token in item if not (_is_id(token) and 0 <= token < 2**31)), None)
-            if not item or wrong is not None:
-                raise ValueError(f"number {number} must hold token ids, whole numbers from 0, and at least one")
+            if not item:
+                raise ValueError(f"number {number} must hold at least one token id")
+            if wrong := [token for token in item if not (_is_id(token) and 0 <= token < 2**31)]:
+                raise ValueError(f"number {number} must hold token ids, whole numbers from 0 to {2**31 - 1}, not {shown(wrong[0])}")
         elif not isinstance(item, str):
-            raise ValueError(f"number {number} must be text or token ids, not {type(item).__name__}")
+            raise ValueError(f"number {number} must be text or token ids, not {shown(item)}")
     return value
 
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _response_format(wanted: dict[str, Any]) -> dict[str, Any] | None:
-    kind = wanted.get("type")
-    allowed = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
-    if not isinstance(kind, str) or kind not in allowed:
-        raise ApiError(400, "`response_format.type` must be text, json_object or json_schema.", param="response_format")
-    if extra := [key for key in wanted if key not in allowed[kind]]:
-        raise ApiError(400, f"No field `response_format.{printable(extra[0], 60)}`.", param="response_format", code="unknown_field")
-    if kind != "json_schema":
-        return {"kind": "json_object"} if kind == "json_object" else None
-    described = wanted.get("json_schema")
-    if not isinstance(described, dict) or "schema" not in described:
-        raise ApiError(400, "`response_format.json_schema` must be an object with the `schema`.", param="response_format")
-    if extra := [key for key in described if key not in ("name", "description", "schema", "strict")]:
-        name = printable(extra[0], 60)
-        raise ApiError(400, f"No field `response_format.json_schema.{name}`.", param="response_format", code="unknown_field")
-    return {"kind": "json_schema", "value": described["schema"]}
