@@ -12,6 +12,7 @@ TouchstoneError                 exit code 2
 ├── RunFolderError              a run folder that is locked, changed, damaged or not writable
 ├── MissingPackage              an optional package is needed; carries the pip line
 ├── DeviceError                 a device or numeric type that this machine does not have
+├── Unavailable                 the machine could not do it just now; the same may work later
 ├── TrainingDiverged            exit code 3: loss or gradient stayed non-finite
 └── SaveFailed                  exit code 4: the end of the training could not be saved
 """
@@ -72,6 +73,10 @@ class MissingPackage(TouchstoneError):
 
 class DeviceError(TouchstoneError):
     """A device or numeric type that this machine does not have."""
+
+
+class Unavailable(TouchstoneError):
+    """What was asked is in order, and this machine could not do it just now; the same may work when it is tried again."""
 
 
 class TrainingDiverged(TouchstoneError):

@@ -7,6 +7,7 @@ import pytest
 
 from touchstone.cli.options import biases, text_or_stdin
 from touchstone.errors import ConfigError, DataError
+from touchstone.report.words import words
 
 
 def test_biases_are_read_and_a_malformed_one_is_named():
@@ -19,11 +20,11 @@ def test_biases_are_read_and_a_malformed_one_is_named():
 @pytest.mark.parametrize("argument", [None, "-"])
 def test_text_comes_from_stdin_where_no_argument_gives_it(argument, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("def 试金石".encode())))
-    assert text_or_stdin(argument) == "def 试金石"
-    assert text_or_stdin("given") == "given"
+    assert text_or_stdin(argument, words("en")) == "def 试金石"
+    assert text_or_stdin("given", words("en")) == "given"
 
 
 def test_stdin_that_is_no_utf8_is_named_with_its_place(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff")))
     with pytest.raises(DataError, match="byte 2 is no UTF-8"):
-        text_or_stdin(None)
+        text_or_stdin(None, words("en"))

@@ -75,3 +75,20 @@ def test_a_name_that_is_there_as_a_folder_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
     assert slips.looks_like_path("texts")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("Invalid value for '--port': Input should be less than or equal to 65535", "Invalid value for '--port': must be at most 65535"),
+        ("Invalid value for '--n': Input should be greater than or equal to 0.1", "Invalid value for '--n': must be at least 0.1"),
+        (
+            "Invalid value for '--n': Input should be a valid integer, unable to parse string as an integer",
+            "Invalid value for '--n': must be a whole number.",
+        ),
+        ("Invalid value for '--w': Value error, 'x' is not one of 'int8'", "Invalid value for '--w': 'x' is not one of 'int8'"),
+        ("Missing argument 'MODEL'.", "Missing argument 'MODEL'."),
+    ],
+)
+def test_what_libraries_say_of_an_option_becomes_plain_words(theirs, ours):
+    assert slips.plain(theirs) == ours

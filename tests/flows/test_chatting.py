@@ -164,7 +164,7 @@ def test_one_message_gives_one_document(shown):
     told = ask_once(Scripted(["4", "2"]), "what?", shown[0], system="s")
     assert told == {
         **{"status": "ok", "model": "scripted", "answer": "42", "finish_reason": "stop"},
-        **{"n_prompt_tokens": 3, "n_tokens": 2, "seed": 7, "mean_probability": None},
+        **{"n_prompt_tokens": 3, "n_tokens": 2, "seed": 7, "mean_probability": None, "cut_by": None},
     }
     assert ask_once(Scripted(["4", KeyboardInterrupt()]), "what?", shown[0])["status"] == "interrupted"
     with pytest.raises(DataError, match="no message"):
@@ -172,6 +172,44 @@ def test_one_message_gives_one_document(shown):
 
 
 # --- a model of this machine
+
+
+class Cut:
+    """A voice whose answers are cut: it says `ended`."""
+
+    name = "cut"
+
+    def __init__(self, ended):
+        self.ended = ended
+
+    def answer(self, messages, *, n_retries=0):
+        yield "half"
+        yield self.ended
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        (Ended("length", 3, 12, cut_by="max_new_tokens"), "The answer was cut at 12 tokens; `--max-new-tokens` allows more."),
+        (Ended("length", 3, 12, cut_by="context"), "The answer was cut at 12 tokens, because the context is full."),
+        (Ended("length", 3, 12), "The answer was cut at a limit of the server; `--max-new-tokens` may allow more."),
+        (Ended("length"), "The answer was cut at a limit of the server; `--max-new-tokens` may allow more."),
+    ],
+)
+def test_an_answer_that_is_cut_says_by_what(ended, told, shown):
+    ask_once(Cut(ended), "what?", shown[0])
+    assert told in shown[1]().replace("\n", " ")
+
+
+def test_a_local_answer_that_is_cut_knows_by_what(model, voices):
+    never_ends = dict.fromkeys(model.tokenizer.special_ids, -100.0)
+    asked = spoken(voices(model, "m", {"max_new_tokens": 3, "logit_bias": never_ends}), "one")[1]
+    assert (asked.finish_reason, asked.n_tokens, asked.cut_by) == ("length", 3, "max_new_tokens")
+    unasked = spoken(voices(model, "m", {"logit_bias": never_ends}), "one")[1]
+    assert (unasked.finish_reason, unasked.n_prompt_tokens + unasked.n_tokens, unasked.cut_by) == ("length", 48, "context")
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +350,7 @@ def test_a_server_is_asked_as_its_api_wants_and_its_stream_is_read(server, shown
     told = ask_once(voice, "hi", shown[0])
     assert told["answer"] == "Hello \u4e2d"
     assert (told["model"], told["finish_reason"], told["n_prompt_tokens"], told["n_tokens"], told["seed"]) == ("m", "length", 9, 2, 3)
+    assert told["cut_by"] is None, "five tokens were allowed and two came: it was another limit"
     assert [(path, headers["Authorization"]) for path, headers, _ in server.asked] == [
         ("/v1/models", "Bearer k1"),
         ("/v1/chat/completions", "Bearer k1"),

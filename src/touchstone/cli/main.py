@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from touchstone.cli import begin, change, host, judge, learn, look, slips, talk, use
+from touchstone.cli.options import Lang
 from touchstone.errors import TouchstoneError
 
 __all__ = ["VERBS", "build_app", "main"]
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except TouchstoneError as error:
-        return _fail(words, type(error).__name__.lstrip("_"), _spelled(words, str(error)), error.exit_code)
+        return _fail(words, type(error).__name__.lstrip("_"), _spelled(words, _told(words, str(error))), error.exit_code)
     except _UsageProblem as problem:
         return _usage_problem(words, problem)
     except BrokenPipeError:
@@ -87,6 +88,13 @@ _RESUMED = (learn.train, begin.quickstart)  # these save on their way, as a benc
 
 _SECTIONS = {"text_field": "data", "label_field": "objective", "second_field": "objective", "vocab_size": "tokenizer"}
 """Settings that errors of data name, and where they lie in the settings of a training."""
+
+_OPENING = ("device", "dtype", "weights", "invariant", "draft")
+_SAMPLING = (
+    *("max_new_tokens", "min_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "logit_bias", "stop", "seed", "n", "top_logprobs", "num_beams", "ignore_eos"),
+)
+"""Settings of the running of a model that verbs take as options."""
 
 
 class _Interrupted(TouchstoneError):
@@ -136,7 +144,7 @@ def _help(words: Sequence[str]) -> str | None:
 
 def _usage_problem(words: Sequence[str], problem: Any) -> int:
     """One line for a command that cannot be read, with the command that was probably meant."""
-    message = " ".join(str(problem.format_message()).split())
+    message = slips.plain(" ".join(str(problem.format_message()).split()))
     verb = next((word for word in words if not word.startswith("-")), "")
     if verb not in VERBS:
         mended = slips.mended_verb(words, VERBS)
@@ -175,20 +183,37 @@ def _spelled(words: Sequence[str], message: str) -> str:
         option = f"--{name.replace('_', '-')}"
         if option in options:
             return f"`{option}{value.replace('=', ' ')}`"
-        return f"`{_SECTIONS[name]}.{name}{value}`" if verb == "train" else found.group()
+        return f"`{_SECTIONS[name]}.{name}{value}`" if verb == "train" and name in _SECTIONS else found.group()
 
-    return re.sub(rf"`({'|'.join(_SECTIONS)})((?:=[^`]*)?)`", as_typed, message)
+    return re.sub(rf"`({'|'.join((*_SECTIONS, *_OPENING, *_SAMPLING))})((?:=[^`]*)?)`", as_typed, message)
 
 
 def _fail(words: Sequence[str], kind: str, message: str, exit_code: int) -> int:
     from touchstone.report.terminal import escaped_json, visible
 
+    message = _told(words, message)
     if "--json" in words:
         document = escaped_json({"error": {"kind": kind, "message": message, "exit_code": exit_code}})
         sys.stdout.flush()
         typer.echo(document.encode())
     typer.echo(f"touchstone: {visible(message)}", err=True)
     return exit_code
+
+
+def _told(words: Sequence[str], message: str) -> str:
+    """The message in the language that the command asks for, without the name of a class of ours before it."""
+    from touchstone.report.words import words as speaking
+
+    if message.startswith("Sampling: "):
+        message = message.removeprefix("Sampling: ").rstrip(".") + "."
+    return speaking(_language(words)).told(message)
+
+
+def _language(words: Sequence[str]) -> str:
+    """The language that a command asks for, though it may be one that cannot be read."""
+    given = [after for word, after in zip(words, [*words[1:], ""], strict=True) if word == "--lang"]
+    given += [word.partition("=")[2] for word in words if word.startswith("--lang=")]
+    return given[-1] if given and given[-1] in list(Lang) else Lang.en
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Options that several verbs share, declared once. Nothing heavy is imported here: `--help` reads this file."""
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -105,12 +106,12 @@ def biases(entries: list[str] | None) -> dict[int, float] | None:
     return found or None
 
 
-def text_or_stdin(argument: str | None) -> str:
-    """The argument, or all of stdin for `-` and for none."""
+def text_or_stdin(argument: str | None, words: Callable[[str], str]) -> str:
+    """The argument, or all of stdin for `-` and for none; words: the phrases of the user's language."""
     if argument is not None and argument != "-":
         return argument
     if sys.stdin.isatty():
-        typer.echo("Reading from the terminal; end with Ctrl-D.", err=True)
+        typer.echo(words("note.reading"), err=True)
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

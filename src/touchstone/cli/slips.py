@@ -4,16 +4,34 @@ Works on the words that were typed, so a suggestion is the user's own command wi
 """
 
 import difflib
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["SETTINGS", "command", "did_you_mean", "looks_like_path", "mended_option", "mended_verb", "with_data"]
+__all__ = ["SETTINGS", "command", "did_you_mean", "looks_like_path", "mended_option", "mended_verb", "plain", "with_data"]
 
 PROGRAM = "touchstone"
 
 SETTINGS = {".yaml", ".yml", ".toml", ".json"}
 """Endings of files that hold settings."""
+
+_PLAIN = [
+    (r"Value error, ", ""),
+    (r"Input should be greater than or equal to (\S+)", r"must be at least \1"),
+    (r"Input should be less than or equal to (\S+)", r"must be at most \1"),
+    (r"Input should be a valid integer\b.*", "must be a whole number."),
+    (r"Input should be a valid number\b.*", "must be a number."),
+    (r"unexpected extra argument\(s\)", "unexpected extra arguments"),
+]
+"""Words of the libraries that read the options, and ours."""
+
+
+def plain(message: str) -> str:
+    """What is wrong with an option or argument, in plain words."""
+    for theirs, ours in _PLAIN:
+        message = re.sub(theirs, ours, message)
+    return message
 
 
 def did_you_mean(words: Sequence[str] | None) -> str:

@@ -100,7 +100,7 @@ def chat(
     voice = find_voice(model, sampling, name=name, opening=opening, environment=os.environ)
     try:
         if message is not None or as_json or not sys.stdin.isatty():
-            return finish(terminal, ask_once(voice, text_or_stdin(message), terminal, system=system))
+            return finish(terminal, ask_once(voice, text_or_stdin(message, terminal.words), terminal, system=system))
         with contextlib.suppress(ImportError):  # lines can then be edited, and earlier ones brought back
             import readline  # noqa: F401
         return finish(terminal, converse(voice, terminal, input, system=system))

@@ -221,7 +221,7 @@ def generate(
         "num_beams": num_beams,
     }
     form = Form(_content(json_schema), regex, _content(grammar), tuple(choice or ()))
-    texts = [text_or_stdin(prompt) for prompt in prompts]
+    texts = [text_or_stdin(prompt, terminal.words) for prompt in prompts]
     opening = Opening(device, dtype, weights.value if weights else None, invariant, draft)
     written = write(model, texts, sampling, terminal, stream=stream, form=None if form == Form() else form, opening=opening)
     return finish(terminal, written)
@@ -253,7 +253,7 @@ def complete(
     from touchstone.flows.opening import Opening
     from touchstone.flows.writing import offer
 
-    given = text_or_stdin(text)
+    given = text_or_stdin(text, terminal.words)
     opening = Opening(device, dtype, weights.value if weights else None)
     offered = offer(model, given, terminal, n_alternatives=alternatives, max_new_tokens=max_new_tokens, n_lines=lines, opening=opening)
     return finish(terminal, offered)

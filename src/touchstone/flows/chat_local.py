@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from touchstone.errors import ConfigError
 from touchstone.flows.chat_voice import Ended, TooLong
@@ -14,6 +14,8 @@ from touchstone.text.conversation import ChatFormat
 from touchstone.text.document import Message
 
 __all__ = ["LocalVoice"]
+
+Limit = Literal["max_new_tokens", "context"]
 
 MAX_ANSWER = 1024  # tokens, where nobody says: answers end by themselves; this is for a model that never does
 _SHARE_KEPT = 4  # a quarter of the context is kept for the answer, or less if less is asked for
@@ -38,7 +40,8 @@ class LocalVoice:
     def answer(self, messages: Sequence[Message], *, n_retries: int = 0) -> Iterator[str | Ended]:
         """As `Voice.answer`; Ctrl-C ends it between two tokens, a second one at once."""
         prompt = self._chat.prompt(messages)
-        request = Request(prompt, self._settings(len(prompt), n_retries), end_ids=self._chat.end_ids)
+        settings, limit = self._settings(len(prompt), n_retries)
+        request = Request(prompt, settings, end_ids=self._chat.end_ids)
         with _interruptible() as is_interrupted:
             for event in self._model.stream(request):
                 if event.text:
@@ -49,7 +52,7 @@ class LocalVoice:
                         raise ConfigError(f"The answer failed: {done.error}")
                     n = len(done.logprobs)
                     mean = math.exp(sum(done.logprobs) / n) if n else None
-                    yield Ended(done.finish_reason, len(prompt), n, done.seed, mean)
+                    yield Ended(done.finish_reason, len(prompt), n, done.seed, mean, limit if done.finish_reason == "length" else None)
                 elif is_interrupted():
                     self._model.engine.cancel(request.id)
 
@@ -57,18 +60,21 @@ class LocalVoice:
         """End the process that renders the template."""
         self._chat.close()
 
-    def _settings(self, n_prompt: int, n_retries: int) -> Sampling:
+    def _settings(self, n_prompt: int, n_retries: int) -> tuple[Sampling, Limit]:
+        """How an answer is drawn, and what will have ended it if it reaches its greatest length."""
         longest = self._model.engine.max_seq_len
         wanted = self._sampling.max_new_tokens or MAX_ANSWER
+        limit: Limit = "max_new_tokens"
         if longest is not None:
             room = longest - n_prompt
             if room < max(1, min(wanted, longest // _SHARE_KEPT)):
                 raise TooLong(f"The conversation has {n_prompt} tokens and the context holds {longest}; too few are left for an answer.")
-            wanted = min(wanted, room)
+            if room < wanted:
+                wanted, limit = room, "context"
         changes: dict[str, Any] = {"max_new_tokens": wanted}
         if self._sampling.seed is not None:
             changes["seed"] = self._sampling.seed + n_retries
-        return self._sampling.model_copy(update=changes)
+        return self._sampling.model_copy(update=changes), limit
 
 
 @contextlib.contextmanager

@@ -6,26 +6,38 @@ Source: OpenAI API reference (chat); WHATWG HTML §9.2 (server-sent events), of 
 
 import http.client
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from touchstone.errors import ConfigError, TouchstoneError, printable
 from touchstone.flows.chat_voice import Ended, TooLong
 from touchstone.text.document import Message
 
-__all__ = ["RemoteVoice", "is_address"]
+__all__ = ["RemoteVoice", "address_meant", "is_address"]
 
 CONNECT_S = 10.0
 SILENCE_S = 600.0  # the longest time between two pieces; the first may wait for a queue and a long prompt
 MAX_LINE_BYTES = 1 << 20
 _NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 _REASONS = {"stop": "stop", "length": "length"}
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
+_HOST = re.compile(r"(localhost|\d{1,3}(\.\d{1,3}){3}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/.*)?|[A-Za-z0-9._-]+:\d{1,5}(/.*)?")
 
 
 def is_address(text: str) -> bool:
     """Whether this names a server, not a folder."""
     return text.lower().startswith(("http://", "https://"))
+
+
+def address_meant(text: str) -> str | None:
+    """The address that was probably meant by what is none: `host:port`, or one of another scheme; None where it looks like no address."""
+    found = _SCHEME.match(text)
+    rest = text[found.end() :] if found else text
+    if found and rest.isascii() and rest.isprintable() and " " not in rest:
+        return f"http://{rest or 'host:port'}"
+    return f"http://{text}" if _HOST.fullmatch(text) else None
 
 
 class RemoteVoice:
@@ -37,7 +49,9 @@ class RemoteVoice:
 
     def __init__(self, address: str, sampling: Mapping[str, Any], *, key: str | None = None, model: str | None = None) -> None:
         parts = _checked(address)
-        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+        self._secure, self._host = parts.scheme == "https", parts.hostname or ""
+        self._port = parts.port or (443 if self._secure else 80)
+        self._place = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
         self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._sampling = {_NAMES.get(name, name): value for name, value in sampling.items()}
         self._headers = {"Content-Type": "application/json", "User-Agent": "touchstone-chat"} | _authorization(key)
@@ -53,9 +67,9 @@ class RemoteVoice:
         connection = self._connected()
         try:
             response = self._asked(connection, "POST", "/v1/chat/completions", body)
-            yield from _told(_events(response), wanted.get("seed"))
+            yield from _told(_events(response), wanted.get("seed"), wanted.get("max_tokens"))
         except (OSError, http.client.HTTPException) as error:
-            raise TouchstoneError(f"The connection to {self._host} broke: {_reason(error)}.") from None
+            raise TouchstoneError(f"The connection to {self._place} broke: {_reason(error)}.") from None
         finally:
             connection.close()
 
@@ -67,7 +81,7 @@ class RemoteVoice:
         try:
             data = self._asked(connection, "GET", "/v1/models").read(MAX_LINE_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise ConfigError(f"{self._host} does not answer as a server of models does: {_reason(error)}.") from None
+            raise ConfigError(f"{self._place} does not answer as a server of models does: {_reason(error)}.") from None
         finally:
             connection.close()
         listed = _json(data)
@@ -77,7 +91,7 @@ class RemoteVoice:
             if isinstance(each, dict) and isinstance(each.get("id"), str):
                 models[each["id"]] = each
         if not models:
-            raise ConfigError(f"{self._host} lists no models at {self._path}/v1/models; is it a server of models?")
+            raise ConfigError(f"{self._place} lists no models at {self._path}/v1/models; is it a server of models?")
         named = ", ".join(f"`{printable(name)}`" for name in list(models)[:8])
         if wanted is None and len(models) > 1:
             raise ConfigError(f"The server has several models; say which with `--name`: {named}.")
@@ -97,7 +111,7 @@ class RemoteVoice:
             connection = kind(self._host, self._port, timeout=CONNECT_S)
             connection.connect()
         except (OSError, http.client.HTTPException) as error:
-            raise ConfigError(f"{printable(self._host)} cannot be reached: {_reason(error)}; is the server running there?") from None
+            raise ConfigError(f"{printable(self._place)} cannot be reached: {_reason(error)}; is the server running there?") from None
         connection.sock.settimeout(SILENCE_S)
         return connection
 
@@ -155,7 +169,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         yield event
 
 
-def _told(events: Iterator[dict[str, Any]], seed: int | None) -> Iterator[str | Ended]:
+def _told(events: Iterator[dict[str, Any]], seed: int | None, max_tokens: int | None) -> Iterator[str | Ended]:
     reason: str | None = None
     usage: Mapping[str, Any] = {}
     for event in events:
@@ -171,7 +185,9 @@ def _told(events: Iterator[dict[str, Any]], seed: int | None) -> Iterator[str | 
             usage = event["usage"]
     if reason is None:
         raise TouchstoneError("The connection ended before the answer did.")
-    yield Ended(_REASONS.get(reason, "stop"), _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), seed)
+    n = _count(usage, "completion_tokens")
+    cut_by: Literal["max_new_tokens"] | None = "max_new_tokens" if reason == "length" and n is not None and n == max_tokens else None
+    yield Ended(_REASONS.get(reason, "stop"), _count(usage, "prompt_tokens"), n, seed, cut_by=cut_by)
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:

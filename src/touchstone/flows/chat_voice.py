@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from touchstone.errors import ConfigError
 from touchstone.text.document import Message
@@ -16,13 +16,17 @@ class TooLong(ConfigError):
 
 @dataclass(frozen=True)
 class Ended:
-    """How an answer ended. finish_reason: "stop", "length" or "cancelled". What is not known is None; mean_probability: of its tokens."""
+    """How an answer ended. finish_reason: "stop", "length" or "cancelled". What is not known is None; mean_probability: of its tokens.
+
+    cut_by: what a "length" came from, where that is known.
+    """
 
     finish_reason: str
     n_prompt_tokens: int | None = None
     n_tokens: int | None = None
     seed: int | None = None
     mean_probability: float | None = None
+    cut_by: Literal["max_new_tokens", "context"] | None = None
 
 
 class Voice(Protocol):

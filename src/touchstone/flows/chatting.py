@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from touchstone.errors import ConfigError, DataError, TouchstoneError
+from touchstone.errors import ConfigError, DataError, TouchstoneError, printable
 from touchstone.files import write_json
-from touchstone.flows.chat_remote import RemoteVoice, is_address
+from touchstone.flows.chat_remote import RemoteVoice, address_meant, is_address
 from touchstone.flows.chat_voice import Ended, TooLong, Voice
 from touchstone.flows.opening import Opening
 from touchstone.report.terminal import Terminal
@@ -45,6 +45,8 @@ def find_voice(
         return RemoteVoice(model, given, key=key, model=name)
     if name is not None:
         raise ConfigError("`--name` chooses among the models of a server; give its address, such as http://127.0.0.1:8000.")
+    if (address := address_meant(model)) is not None and not Path(model).exists():
+        raise ConfigError(f"`{printable(model)}` is no folder, and an address begins with http:// or https://, such as {address}.")
     from touchstone.flows.chat_local import LocalVoice  # here: to ask a server needs no torch
 
     return LocalVoice(opening.load(model), model, given)
@@ -194,11 +196,17 @@ class Talk:
         if ended.finish_reason == "cancelled":
             self._note("chat.stopped")
         elif ended.finish_reason == "length":
-            self._note("chat.cut")
+            self._tell_cut(ended)
         if ended.n_tokens is not None and ended.mean_probability is not None:
             self._note("chat.told_probability", n=ended.n_tokens, percent=f"{100 * ended.mean_probability:.0f}")
         elif ended.n_tokens is not None:
             self._note("chat.told", n=ended.n_tokens)
+
+    def _tell_cut(self, ended: Ended) -> None:
+        if ended.n_tokens is None or ended.cut_by is None:
+            self._note("chat.cut_by_server")
+        else:
+            self._note("chat.cut_by_context" if ended.cut_by == "context" else "chat.cut", n=ended.n_tokens)
 
     def _note(self, key: str, **filling: object) -> None:
         self._terminal.say(self._terminal.words(key, **filling), style="dim")

@@ -1,17 +1,25 @@
 """The verb `serve`: a model behind an address, until it is told to end. No torch is imported here: the engine process holds the model."""
 
+import ipaddress
+import json
 import logging
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+from urllib.parse import urlsplit
 
-from touchstone.errors import ConfigError, MissingPackage
+from touchstone.errors import ConfigError, MissingPackage, printable
 from touchstone.flows.opening import Opening
 from touchstone.report.terminal import Terminal
 
 __all__ = ["Publishing", "publish"]
+
+MAX_NAME = 256  # characters of a model's name
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # as a Host header holds it, without its port
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,9 @@ def publish(
         from touchstone.serve.supervisor import EngineSettings
     except ModuleNotFoundError as error:
         raise MissingPackage(f'`serve` needs {error.name}: pip install "touchstone-lm[serve]".') from None
-    name = asked.name or _name_of(Path(folder))
-    if not name.isprintable() or not 0 < len(name) <= 200:
-        raise ConfigError("`--name` must have from 1 to 200 printable characters.")
+    name = _name_of(Path(folder)) if asked.name is None else asked.name
+    _check_name(name)
+    _check_hosts(asked.hosts)
     limits = ServeLimits(
         max_body_bytes=asked.max_body_bytes,
         max_requests=asked.max_requests,
@@ -58,8 +66,10 @@ def publish(
     settings = ServeSettings(name, asked.host, asked.port, read_keys(asked.key_file, environment), asked.hosts, limits)
     engine = EngineSettings(str(folder), opening.device, opening.dtype, opening.weights, opening.invariant, opening.draft)
     _log_to_stderr(LOG)
+    told: list[str] = []
 
     def announce(event: str, address: str) -> None:
+        told.append(event)
         if event == "listening":
             terminal.say(terminal.words("serve.opening", model=folder))
         else:
@@ -67,7 +77,7 @@ def publish(
         log(event=event, address=address)
 
     serve(engine, settings, announce)
-    terminal.say(terminal.words("serve.ended"))
+    terminal.say(terminal.words("serve.ended" if "ready" in told else "serve.ended_early"))
     return {"model": name, "folder": str(folder), "status": "ended"}
 
 
@@ -77,9 +87,66 @@ def _name_of(folder: Path) -> str:
     return (resolved.parent.name if resolved.name == "model" else resolved.name) or "model"
 
 
+def _check_name(name: str) -> None:
+    if not name.isprintable() or not name.strip() or len(name) > MAX_NAME:
+        raise ConfigError(f"A model's name has from 1 to {MAX_NAME} printable characters; give one with `--name`.")
+
+
+def _check_hosts(names: Iterable[str]) -> None:
+    for name in names:
+        if not (_HOST_NAME.fullmatch(name) or _is_ip(name.strip("[]"))):
+            host = _host_in(name)
+            near = f": `--allow-host {host}`" if host else ", such as `--allow-host models.example.org`"
+            raise ConfigError(
+                f"`--allow-host {printable(name)}` is no host name; give the name alone, without http://, port or path{near}."
+            )
+
+
+def _host_in(address: str) -> str | None:
+    """The host name of what is an address in place of one."""
+    try:
+        host = urlsplit(address if "://" in address else f"//{address}").hostname
+    except ValueError:
+        return None
+    return host if host and _HOST_NAME.fullmatch(host) else None
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
+
+
+class _OnceUp(logging.StreamHandler[TextIO]):
+    """Writes what is logged once the server is up: its model is open, or somebody asked it while it was not.
+
+    Until then lines are kept, so that a model that cannot be opened is told by its error alone.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._kept: list[logging.LogRecord] | None = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._kept is not None and _is_of_opening(record.getMessage()):
+            self._kept.append(record)
+            return
+        kept, self._kept = self._kept or (), None
+        for each in (*kept, record):
+            super().emit(each)
+
+
+def _is_of_opening(line: str) -> bool:
+    try:
+        return json.loads(line).get("event") in ("listening", "engine_ended")
+    except ValueError:  # what the library of the server says of a fault
+        return False
+
+
 def _log_to_stderr(log: logging.Logger) -> None:
     """The log, one line of JSON a request and one an event of the engine, and what goes wrong inside."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _OnceUp(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -6,6 +6,7 @@ CHINESE: dict[str, dict[str, str]] = {
     "note": {
         "warning": "警告：{text}",
         "error": "错误：{text}",
+        "reading": "正在从终端读取，按 Ctrl-D 结束。",
     },
     "time": {
         "seconds": "{s} 秒",

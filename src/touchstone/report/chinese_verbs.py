@@ -56,7 +56,9 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "told": "{n} 个词元",
         "told_probability": "{n} 个词元 · 平均概率 {percent}%",
         "stopped": "已停止，已说的内容会保留。",
-        "cut": "回答已达到长度上限，被截断。",
+        "cut": "回答写到 {n} 个词元时被截断；用 `--max-new-tokens` 可以放宽。",
+        "cut_by_context": "回答写到 {n} 个词元时上下文已满，只好截断。",
+        "cut_by_server": "回答达到服务器的限制而被截断；用 `--max-new-tokens` 也许可以放宽。",
         "left_out": "上下文已满：从最早的开始，略去了 {n} 轮对话。",
         "nothing_yet": "还没有任何对话。",
         "undone": "已撤回最后一轮对话。",
@@ -390,5 +392,6 @@ CHINESE_VERBS: dict[str, dict[str, str]] = {
         "opening": "正在打开 {model} …",
         "ready": "{name} 已在 {address} 提供服务：OpenAI 接口在 {address}/v1，网页在 {address}/。按 Ctrl-C 结束。",
         "ended": "服务已结束。已经开始的回答要么已答完，要么已告知未能答完。",
+        "ended_early": "模型尚未打开，服务已结束。",
     },
 }

@@ -6,6 +6,7 @@ ENGLISH: dict[str, dict[str, str]] = {
     "note": {
         "warning": "warning: {text}",
         "error": "error: {text}",
+        "reading": "Reading from the terminal; end with Ctrl-D.",
     },
     "time": {
         "seconds": "{s} s",

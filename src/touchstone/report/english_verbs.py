@@ -56,7 +56,9 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "told": "{n} tokens",
         "told_probability": "{n} tokens · mean probability {percent} %",
         "stopped": "Stopped; what was said is kept.",
-        "cut": "Cut off: the answer reached the greatest length.",
+        "cut": "The answer was cut at {n} tokens; `--max-new-tokens` allows more.",
+        "cut_by_context": "The answer was cut at {n} tokens, because the context is full.",
+        "cut_by_server": "The answer was cut at a limit of the server; `--max-new-tokens` may allow more.",
         "left_out": "The context is full: exchanges left out, the oldest first: {n}.",
         "nothing_yet": "Nothing has been said yet.",
         "undone": "The last exchange is taken back.",
@@ -429,5 +431,6 @@ ENGLISH_VERBS: dict[str, dict[str, str]] = {
         "opening": "Opening {model} …",
         "ready": "Serving {name} at {address} - OpenAI's API at {address}/v1, a page for people at {address}/. Ctrl-C ends it.",
         "ended": "Ended. Every answer that had begun was completed, or told that it was not.",
+        "ended_early": "Ended before the model was open.",
     },
 }

@@ -80,7 +80,7 @@ class Terminal:
 
     def error(self, text: str) -> None:
         """The line on stderr with which a command ends."""
-        self.err.print(Text(visible(self.words("note.error", text=text)), style="bold red"), soft_wrap=True)
+        self.err.print(Text(visible(self.words("note.error", text=self.words.told(text))), style="bold red"), soft_wrap=True)
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
         """A table; columns that hold numbers only are set flush right."""

@@ -1,24 +1,32 @@
 """Every phrase a user reads, in two languages. A phrase has a key `group.name`; `{name}` marks what is filled in.
 
 To add one: the same key in `english.py` and in `chinese.py`, in the group of the verb or page that says it. A test holds that both
-languages have the same keys and the same marks.
+languages have the same keys and the same marks. Errors are raised in English, and `Words.told` says them in another language by a table.
 """
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping
 
 from touchstone.config import unknown_name
 from touchstone.errors import ConfigError
 from touchstone.report.chinese import CHINESE
+from touchstone.report.chinese_errors import CHINESE_ERRORS
+from touchstone.report.chinese_usage import CHINESE_USAGE
 from touchstone.report.chinese_verbs import CHINESE_VERBS
 from touchstone.report.english import ENGLISH
 from touchstone.report.english_verbs import ENGLISH_VERBS
 
-__all__ = ["LANGUAGES", "Words", "flat", "marks", "words"]
+__all__ = ["ERRORS", "LANGUAGES", "Words", "flat", "marks", "words"]
 
 LANGUAGES: dict[str, dict[str, dict[str, str]]] = {"en": ENGLISH | ENGLISH_VERBS, "zh": CHINESE | CHINESE_VERBS}
+
+ERRORS: dict[str, dict[str, str]] = {"en": {}, "zh": CHINESE_USAGE | CHINESE_ERRORS}
+"""Messages of errors by the English ones, which the code has; the first that fits counts."""
+
+_PARTS = 4  # a message within a message within a message
 
 
 class Words:
@@ -37,6 +45,10 @@ class Words:
         if filling.keys() != marks(text):
             raise ConfigError(f"The phrase `{key}` takes {sorted(marks(text))}, not {sorted(filling)}.")
         return text.format(**filling)
+
+    def told(self, message: str) -> str:
+        """The message of an error in this language; as it is where nobody has translated it."""
+        return _translated(message, ERRORS[self.lang], _PARTS)
 
     def duration(self, seconds: float) -> str:
         """A time in its two largest units, rounded to the smaller one."""
@@ -73,3 +85,25 @@ def flat(phrases: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 def marks(text: str) -> set[str]:
     """The names to be filled into a phrase."""
     return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+def _translated(message: str, errors: Mapping[str, str], n_deep: int) -> str:
+    """The message by the first pattern that fits it; what fills it is translated too.
+
+    A mark `told` stands for the message proper: where nobody has translated that, the whole stays as it is, in one language.
+    """
+    for english, text in errors.items():
+        found = _pattern(english).fullmatch(message)
+        if found is None:
+            continue
+        parts = found.groupdict()
+        filling = {name: _translated(part, errors, n_deep - 1) if n_deep else part for name, part in parts.items()}
+        if "told" not in parts or filling["told"] != parts["told"]:
+            return text.format(**filling)
+    return message
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    """What matches a message with whatever fills its marks."""
+    parts = string.Formatter().parse(english)
+    return re.compile("".join(re.escape(own) + (f"(?P<{name}>.*?)" if name else "") for own, name, _, _ in parts), re.DOTALL)

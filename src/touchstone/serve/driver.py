@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from touchstone.errors import TouchstoneError
+from touchstone.errors import TouchstoneError, Unavailable
 from touchstone.infer import Engine, Request, TokenEvent
 from touchstone.infer.batching import Ticket
 
@@ -216,6 +216,8 @@ class Driver:
 
 def failure_of(error: Exception, report: Report) -> dict[str, Any]:
     """What the other process is told of an error: ours with their message, any other without a word of what is inside."""
+    if isinstance(error, Unavailable):
+        return {"status": 503, "message": str(error), "headers": {"retry-after": "2"}}
     if isinstance(error, TouchstoneError):
         return {"status": 400, "message": str(error)}
     report("".join(traceback.format_exception(error)))

@@ -132,7 +132,7 @@ class _Server(uvicorn.Server):
 def _config(app: Any, limits: ServeLimits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=timed_connections(limits.header_s, limits.body_s, limits.max_connections),
+        http=timed_connections(limits.header_s, limits.body_s, limits.max_connections, limits.max_header_bytes),
         ws="none",
         lifespan="off",
         loop="asyncio",

@@ -142,13 +142,18 @@ class Supervisor:
             return await self._serve(reader)
         finally:
             watching.cancel()
+            is_open = self.is_up.is_set()
             self.is_up.clear()
             self.state = "dead"
             self._fail_all()
             self._writer.close()
             self._writer = None
+            if not is_open and process.returncode is None:  # it still opens its model, looks at no socket, and has nothing to finish
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
             await _ended(process)
-            log(event="engine_ended", exit_code=process.returncode)
+            if self.facts:
+                log(event="engine_ended", exit_code=process.returncode)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Ask for a sign of life between two steps again and again; kill a process that gives none."""

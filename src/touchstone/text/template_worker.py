@@ -1,5 +1,6 @@
 """A script of its own process: render chat templates in a sandbox, so that one that never ends or never stops growing can be killed.
 
+A job that uses up its processor time ends the process by SIGPROF, which tells the parent that it was the job's doing.
 Run by `chat_template.py` as `python -I template_worker.py`; jobs and answers are JSON, each behind its length in four bytes. Only the
 standard library and jinja2 are imported. The environment is the one that `transformers` renders with: blocks trimmed, `tojson` without
 escapes for HTML, `raise_exception`, `strftime_now`, loop controls, and `{% generation %}`, which marks what the assistant says.
@@ -48,12 +49,16 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     read, write = sys.stdin.buffer, sys.stdout.buffer
     compiled: dict[str, jinja2.Template] = {}  # the one template that this process is for
+    for number in (signal.SIGPROF, signal.SIGALRM):  # each ends this process, whatever it was started from
+        signal.signal(number, signal.SIG_DFL)
     write.write(b"!")
     write.flush()
     while (head := read.read(4)) and len(head) == 4:
         job = json.loads(read.read(int.from_bytes(head, "big")))
         signal.alarm(job["alarm_s"])  # should the parent die before it can kill this process
+        signal.setitimer(signal.ITIMER_PROF, job["cpu_s"])  # processor time, which a busy machine does not use up
         answer = json.dumps(_answer(job, compiled)).encode()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         _write(write, answer)
 

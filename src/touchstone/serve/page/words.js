@@ -17,7 +17,7 @@ const SAY = {
     uncalibrated: "Not calibrated: these are the model's own figures, and they may be too sure or not sure enough.",
     probability: "Probability", confidence: "Calibrated", noConfidence: "not calibrated", others: "Likeliest here",
     parts: "Written by several tokens", goOn: "Choose one to go on from here with it.", tokens: "tokens", oneToken: "1 token",
-    stopped: "stopped", broken: "broken off", length: "cut at the most tokens",
+    stopped: "stopped", broken: "broken off", length: "cut off at the token limit",
     cutOff: "The answer broke off: the server closed the connection.", mean: "mean calibrated confidence", sure: "calibrated confidence",
     value: "value", light: "Light", dark: "Dark", auto: "Auto", theme: "Colours: ",
     cannot: "This model does not write text, so there is no chat and no completion here. It can: ", can_loglikelihood: "score texts",
