@@ -157,7 +157,7 @@ def _add_calibration(page: Page, findings: Findings, document: Mapping[str, Any]
             words(f"quickstart.{when}"),
             f"{found.value:.4f}",
             found.interval or "-",
-            f"{found.noise_floor.value:.4f}" if found.noise_floor else "-",
+            f"{found.noise_floor.high:.4f}" if found.noise_floor else "-",
         )
         for when, found in (("before", findings.ece_before), ("after", findings.ece_after))
     ]
