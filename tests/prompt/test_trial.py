@@ -1,11 +1,12 @@
 """Grammars that would end the compiler's process, or keep it for hours, are refused, and the next one is compiled as ever."""
 
 import gc
+import signal
 
 import pytest
 import torch
 
-from touchstone.errors import ConfigError
+from touchstone.errors import ConfigError, Unavailable
 from touchstone.prompt.constrain import Constrainer
 from touchstone.prompt.trial import TOO_COSTLY
 from touchstone.text.tokenizer import Tokenizer
@@ -85,6 +86,17 @@ def test_what_can_go_on_in_one_way_only_is_followed_token_by_token(constrainer, 
     for _ in range(300):
         allowed = [id for id in torch.isfinite(rule.apply(torch.zeros(258))).nonzero().flatten().tolist() if id]
         rule.accept(allowed[0])
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_is_not_the_grammars_fault(constrainer, monkeypatch):
+    constrainer.regex("stopped?")
+    monkeypatch.setattr("touchstone.prompt.trial._WALL_S", 0.5)
+    constrainer._trial._process.send_signal(signal.SIGSTOP)
+    with pytest.raises(Unavailable, match="Try again"):
+        constrainer.regex("(stopped)+")
+    monkeypatch.undo()
+    constrainer.regex("(stopped)+")
 
 
 @pytest.mark.slow

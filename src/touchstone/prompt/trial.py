@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.apart import end_process, start_script
+from touchstone.errors import Unavailable
 
 __all__ = ["TOO_COSTLY", "Trial"]
 
@@ -38,7 +39,10 @@ class Trial:
         self._lock = threading.Lock()
 
     def problem(self, grammar: str) -> str | None:
-        """Why a grammar cannot be used, as the compiler says it; None if it can."""
+        """Why a grammar cannot be used, as the compiler says it; None if it can.
+
+        Raises Unavailable where this machine gave the process too little time to tell.
+        """
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = start_script(Path(__file__).with_name("trial_worker.py"))
@@ -52,16 +56,27 @@ class Trial:
         return TOO_COSTLY if found["is_slow"] else found["problem"]
 
     def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> bytes:
-        """What is answered to a line; nothing if the process has ended, or had to be ended."""
+        """What is answered to a line; nothing if the process has ended, which it does when it has used up its time of the processor."""
         assert process.stdin is not None
         assert process.stdout is not None
-        timer = threading.Timer(_WALL_S, process.kill)
+        is_late = False
+
+        def give_up() -> None:
+            nonlocal is_late
+            is_late = True
+            process.kill()
+
+        timer = threading.Timer(_WALL_S, give_up)
         timer.start()
         try:
             process.stdin.write(line + b"\n")
             process.stdin.flush()
-            return process.stdout.readline()
+            answer = process.stdout.readline()
         except OSError:
-            return b""
+            answer = b""
         finally:
             timer.cancel()
+        if not answer and is_late:
+            end_process(process)
+            raise Unavailable("The process that tries grammars got no processor time; this machine may be too busy. Try again.")
+        return answer
