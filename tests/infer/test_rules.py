@@ -23,6 +23,8 @@ from touchstone.infer.rules import (
     RepetitionPenalty,
 )
 
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
 V = 11
 CPU = torch.device("cpu")
 PROMPT, NEW = [3, 7, 3], [7, 1, 1, 4]

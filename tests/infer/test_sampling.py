@@ -8,6 +8,8 @@ from touchstone.infer.request import Sampling
 from touchstone.infer.sampling import SamplingTable, Uniforms, choose, draw, keep_min_p, keep_top_k, keep_top_p, philox, scale
 
 B, V = 3, 101
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
 IDS = torch.zeros(B, 1, dtype=torch.long)
 
 
@@ -68,7 +70,6 @@ def test_transforms_are_applied_in_hugging_faces_order():
     assert choose(logits, sharp, torch.tensor([0.99], dtype=torch.float64)).tolist() == [1]
 
 
-@pytest.mark.slow
 def test_the_whole_chain_equals_hugging_faces(logits):
     settings = Sampling(temperature=0.8, top_k=20, top_p=0.7, min_p=0.05)
     theirs = logits

@@ -17,6 +17,8 @@ from touchstone.models import build, decoder_spec
 from touchstone.models.checkpoint import load_model
 
 V, PAD, N_NEW = 29, 28, 7
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
 PROMPTS = [[3, 1, 4, 1, 5, 9], [2], [7, 7, 12]]
 RENAMED = {"forced_bos_ids": "forced_bos_token_id", "forced_eos_ids": "forced_eos_token_id"}
 THEIRS = {
@@ -84,7 +86,6 @@ def assert_all_same(pair, eos_ids, n, **settings):
         assert_same([c for c in completions if c.request_index == place], theirs, prompt, eos_ids, **settings)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("num_beams", "eos_ids"), [(2, [5]), (4, [5, 6, 11])])
 def test_a_ragged_batch_finds_what_transformers_finds_prompt_by_prompt(pair, num_beams, eos_ids):
     assert_all_same(pair, eos_ids, n=2, num_beams=num_beams)
@@ -93,7 +94,6 @@ def test_a_ragged_batch_finds_what_transformers_finds_prompt_by_prompt(pair, num
 GRID = list(itertools.product((2, 3, 4, 5), (-1.0, 0.0, 0.5, 1.0, 2.0), (True, False, "never")))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("num_beams", "length_penalty", "early_stopping"), GRID)
 def test_every_setting_of_the_search_means_what_it_means_in_transformers(pair, num_beams, length_penalty, early_stopping):
     eos_ids = [5, 6, 11] if num_beams % 2 else [5]
@@ -113,13 +113,11 @@ RULES = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: "-".join(rules))
 def test_rules_change_log_probabilities_of_beams_as_in_transformers(pair, rules):
     assert_all_same(pair, [5, 6, 11], n=2, num_beams=3, length_penalty=0.7, **rules)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -183,7 +181,6 @@ def all_completions(net, prompt, eos, n_new):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 2.0])
 def test_a_wide_search_finds_every_completion_in_the_order_of_its_score(small, length_penalty):
     everything = all_completions(small, [1, 2], 0, 4)
@@ -201,7 +198,6 @@ def test_more_completions_than_there_are_end_with_an_error_that_says_how_many(sm
     assert "found 7 completions where `n` asks for 8" in found[-1].error
 
 
-@pytest.mark.slow
 def test_a_batch_of_searches_and_choices_gives_what_each_request_gives_alone(any_net):
     settings = [
         {"num_beams": 3, "n": 2},
@@ -221,7 +217,6 @@ def test_a_batch_of_searches_and_choices_gives_what_each_request_gives_alone(any
             assert completion.score == pytest.approx(single.score, abs=1e-5)
 
 
-@pytest.mark.slow
 def test_log_probabilities_are_the_models_own_and_add_up_to_the_score(any_net):
     for completion in search(Engine(any_net, eos_ids=[7]), [[3, 1, 4], [6]], num_beams=4, n=3, length_penalty=0.5, top_logprobs=2):
         ids = [*completion.prompt_token_ids, *completion.token_ids]
@@ -240,7 +235,6 @@ def test_penalties_change_the_score_and_not_the_log_probabilities(net):
     assert completion.score == pytest.approx(sum(completion.logprobs) + 9.0 * n_biased, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_a_rule_of_the_caller_follows_its_beam(net):
     """A constraint equal to a rule of ours finds the same: it is told, and made to forget, the right tokens."""
     engine = Engine(net, eos_ids=[7])
@@ -313,7 +307,6 @@ def test_a_model_that_gives_no_numbers_ends_with_an_error(net):
         assert "No token has a finite score" in completion.error
 
 
-@pytest.mark.slow
 def test_stop_strings_end_beams_as_end_tokens_do(net, pieces):
     engine = Engine(net, pieces, eos_ids=[0])
     asked = {"num_beams": 4, "n": 4, "max_new_tokens": 8}
@@ -327,7 +320,6 @@ def test_stop_strings_end_beams_as_end_tokens_do(net, pieces):
         assert completion.finish_reason == ("stop" if stop in whole or completion.token_ids[-1] == 0 else "length")
 
 
-@pytest.mark.slow
 def test_a_stream_carries_the_completions_at_the_end_best_first(net, pieces):
     engine = Engine(net, pieces, eos_ids=[0])
     asked = [Request(text, Sampling(num_beams=4, n=3, max_new_tokens=9, top_logprobs=1)) for text in ("a", "abc d")]
@@ -371,7 +363,6 @@ def test_a_search_longer_than_the_context_ends_with_it(net):
     assert (len(completion.token_ids), completion.finish_reason) == (4, "length")
 
 
-@pytest.mark.slow
 def test_beams_are_ranked_unless_a_temperature_asks_for_draws(net):
     engine = Engine(net, eos_ids=[7])
     ranked = {search(engine, [[3, 1]], num_beams=3, seed=seed)[0].token_ids for seed in range(6)}

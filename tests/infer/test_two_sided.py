@@ -16,6 +16,8 @@ from touchstone.models import build, encoder_decoder_spec, encoder_spec, recurre
 from touchstone.models.checkpoint import load_model
 from touchstone.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
 V, PAD, START = 29, 28, 2
 SOURCES = [[3, 1, 4, 1, 5, 9, 2, 6], [6], [7, 7, 12]]
 SIZES = {"vocab_size": V, "d_model": 12, "n_heads": 3, "n_encoder_layers": 2, "n_decoder_layers": 2, "d_ff": 17}
@@ -108,7 +110,6 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("ours", "theirs"), SETTINGS, ids=["greedy", "greedy-rules", "beams", "summarising", "translating"])
 def test_a_ragged_batch_of_sources_gives_what_transformers_gives_one_by_one(pair, ours, theirs):
     model, net = pair
@@ -138,7 +139,6 @@ def test_greedy_targets_equal_the_full_forward_pass_token_for_token(net):
         torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"seed": 3, "n": 2}, {"num_beams": 3, "n": 2}])
 def test_a_batch_gives_what_each_source_gives_alone(net, settings):
     together = generate(net, **settings)
@@ -147,7 +147,6 @@ def test_a_batch_gives_what_each_source_gives_alone(net, settings):
     assert len({completion.token_ids for completion in together}) > 2
 
 
-@pytest.mark.slow
 def test_new_tokens_are_counted_without_the_source_or_the_start():
     net = random_net(OURS["sinusoidal"]())
     for n_source in (1, 14):

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from touchstone.errors import ConfigError
 from touchstone.nn.norm import LayerNorm, NormSpec, RMSNorm, build_norm
@@ -28,7 +27,10 @@ def test_rms_norm_is_its_formula():
     torch.testing.assert_close(norm(x), x / (mean_square + 1e-3) ** 0.5 * norm.weight)
 
 
+@pytest.mark.slow
 def test_rms_norm_of_half_precision_takes_the_mean_square_in_fp32_as_hugging_face_does():
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
     ours, theirs = RMSNorm(D, NormSpec(norm_eps=1e-6)).bfloat16(), LlamaRMSNorm(D, eps=1e-6).bfloat16()
     torch.nn.init.normal_(ours.weight, 1.0, 0.5)
     theirs.load_state_dict(ours.state_dict())

@@ -2,10 +2,6 @@ import math
 
 import pytest
 import torch
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.models.bloom.modeling_bloom import build_alibi_tensor
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from touchstone.errors import ConfigError, ShapeError
 from touchstone.nn.position import (
@@ -77,7 +73,11 @@ def test_a_sinusoidal_table_is_not_trained_and_not_saved():
     assert table.state_dict() == {}
 
 
+@pytest.mark.slow
 def test_rotary_equals_hugging_face_bit_for_bit():
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
     config = LlamaConfig(
         hidden_size=H * K, num_attention_heads=H, head_dim=K, rope_parameters={"rope_type": "default", "rope_theta": 500.0}
     )
@@ -151,9 +151,14 @@ SCALINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCALINGS)
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
 def test_a_scaling_equals_hugging_face_bit_for_bit(name, theta):
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
     scaling, parameters = SCALINGS[name]
     spec = RotaryPositions(theta=theta, max_seq_len=9000, scaling=scaling)
     config = LlamaConfig(
@@ -213,8 +218,11 @@ def test_alibi_slopes_of_12_heads_fill_the_8_with_every_other_of_16():
     assert alibi_slopes(12).tolist() == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_heads", [1, 2, 3, 6, 12, 16, 25])
 def test_alibi_slopes_equal_blooms(n_heads):
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
     per_step = build_alibi_tensor(torch.ones(1, 2), n_heads, torch.float32)[:, 0, 1]
     torch.testing.assert_close(alibi_slopes(n_heads), per_step)
 
