@@ -115,3 +115,16 @@ def test_a_message_is_said_in_chinese_with_what_fills_it(message, text):
 def test_what_nobody_has_translated_stays_whole():
     for message in ("Something else went wrong", "Something else. Did you mean `touchstone train`?"):
         assert words("zh").told(message) == message
+
+
+def test_why_a_file_is_not_read_is_said_in_both_languages():
+    told = words("zh").told
+    assert told("the same file as a/b.txt") == "与 a/b.txt 是同一个文件"
+    assert told("suffix `.png` is not known") == "后缀 `.png` 不认识"
+    read = ast.parse((SOURCE / "text" / "read.py").read_text("utf-8"))
+    why_not = next(node for node in ast.walk(read) if isinstance(node, ast.FunctionDef) and node.name == "_why_not")
+    returned = [node.value for node in ast.walk(why_not) if isinstance(node, ast.Return)]
+    parts = [said(part) for node in returned for part in ((node.body, node.orelse) if isinstance(node, ast.IfExp) else (node,))]
+    reasons = [text for text in parts if text is not None]
+    assert len(reasons) >= 6
+    assert [text for text in reasons if text not in {gapped(message) for message in CHINESE_ERRORS}] == []

@@ -165,10 +165,13 @@ def _data(path: Path, terminal: Terminal, n_rows: int, text_field: str) -> dict[
         "empty": report.n_empty,
         "skipped": len(report.skipped),
     }
+    words = terminal.words
     terminal.say(words("inspect.data", path=path), style="title")
     _tell_facts(facts, terminal)
     if report.skipped:
-        terminal.table([words("inspect.skipped"), words("inspect.reason")], report.skipped[:10])
+        terminal.table(
+            [words("inspect.skipped"), words("inspect.reason")], [(path, words.told(reason)) for path, reason in report.skipped[:10]]
+        )
     for document in first:
         terminal.say(f"{document.place} · {document.n_bytes:,} B", style="dim")
         terminal.say(document.text[:_SHOWN_CHARS].rstrip() + (" …" if len(document.text) > _SHOWN_CHARS else ""))

@@ -87,4 +87,4 @@ def _tell(prepared: Prepared, terminal: Terminal) -> None:
     per_token = report.n_bytes["train"] / max(1, report.n_tokens["train"])
     terminal.say(words("prepare.tokens", vocabulary=f"{prepared.tokenizer.vocab_size:,}", per_token=f"{per_token:.2f}"))
     if report.n_skipped:
-        terminal.warn(words("prepare.skipped", n=report.n_skipped, first=": ".join(report.skipped[0])))
+        terminal.warn(words("prepare.skipped", n=report.n_skipped, first=f"{report.skipped[0][0]}: {words.told(report.skipped[0][1])}"))
