@@ -205,10 +205,12 @@ def _called(node: ast.AST, aliases: dict[str, str] | None = None) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_imports_go_down_only():
     assert layer_faults(SOURCE) == []
 
 
+@pytest.mark.slow
 def test_no_module_imports_itself_in_a_circle():
     assert cycles(SOURCE) == []
 
@@ -217,10 +219,12 @@ def test_no_two_modules_share_a_name():
     assert shared_names(SOURCE) == []
 
 
+@pytest.mark.slow
 def test_only_report_and_cli_print_or_draw():
     assert speaking_faults(SOURCE) == []
 
 
+@pytest.mark.slow
 def test_nothing_runs_code_from_a_data_file():
     assert execution_faults(SOURCE) == []
 

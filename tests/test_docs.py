@@ -80,6 +80,7 @@ def test_a_name_that_does_not_exist_would_be_found():
     assert not resolves("touchstone.no_such_module.reference")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page not in READMES], ids=[str(page.relative_to(ROOT)) for page in PAGES if page not in READMES]
 )

@@ -45,6 +45,7 @@ def test_the_value_is_the_mean_and_the_ratio_of_sums():
     assert stats.paired_ratio_difference([4, 8], [1, 3], [1, 3]).value == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [9, 41])
 def test_intervals_are_scipys_percentiles_read_as_far_out_as_students_t(n):
     values = skewed(n, seed=3)
@@ -83,6 +84,7 @@ def test_a_ratio_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.9 <= hits / trials <= 0.985  # 95 % said; 400 trials have a standard error of 1.1 %, and such skewed files cost about 2 %
 
 
+@pytest.mark.slow
 def test_clusters_are_resampled_whole():
     values = np.repeat(skewed(12, seed=2), 50)
     names = [f"file{place // 50}" for place in range(600)]
@@ -119,6 +121,7 @@ def test_very_many_units_take_the_jackknife_which_agrees(monkeypatch):
     assert (delta.low, delta.high) == pytest.approx((boot.low, boot.high), abs=0.1 * (boot.high - boot.low))
 
 
+@pytest.mark.slow
 def test_any_statistic_is_resampled_with_its_arrays_together():
     x = np.arange(30.0)
     perfect = stats.bootstrap_statistic(lambda a, b: np.corrcoef(a, b)[0, 1], x, 2 * x + 1, n_resamples=50)
@@ -149,6 +152,7 @@ def test_clopper_pearson_has_its_closed_form_at_the_ends_and_stands_large_counts
     assert (large.low, large.high) == pytest.approx((0.3 - 0.000284, 0.3 + 0.000284), abs=2e-6)  # 1.96 * sqrt(.21 / 1e7)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 400), st.integers(0, 400))
 @settings(max_examples=80)
 def test_the_sign_test_is_the_exact_binomial_test(wins, losses):

@@ -235,6 +235,7 @@ def test_a_cold_start_counts_the_time_of_a_whole_process(fakes):
     assert figures["median"] != 1.0  # the runner's own figure
 
 
+@pytest.mark.slow
 def test_a_table_and_one_line_of_json_are_printed(fakes, capsys):
     job = GenerateJob(("gpt2",), (4,), (4,))
     show(compare_inference({"tiny": TINY["gpt2-124m"]}, {"decode": job}, fakes[:3], rounds=1, terminal=Terminal(quiet=True)), Terminal())

@@ -249,6 +249,7 @@ def test_a_confidence_above_every_equal_mass_bin_takes_the_last():
 # --- isotonic
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(answers)
 def test_isotonic_is_the_closest_rising_function(data):

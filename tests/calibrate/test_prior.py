@@ -47,6 +47,7 @@ def test_batch_calibration_matches_the_method_sheet():
 # --- contextual
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(rows)
 def test_an_input_without_content_becomes_uniform(logprobs):
@@ -85,6 +86,7 @@ def test_contextual_and_batch_give_distributions_and_keep_what_cannot_be_answere
 # --- batch
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(rows)
 def test_a_batch_of_one_row_is_its_own_prior_and_nothing_is_left_of_it(logprobs):
@@ -152,6 +154,7 @@ def test_a_question_that_adds_nothing_scores_nothing(logprobs):
     assert (Pmi.fit(logprobs[0]).apply(logprobs[0]) == 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(rows, st.lists(st.floats(-20, 20), min_size=5, max_size=5))
 def test_pmi_ignores_any_factor_of_an_answer_alone(logprobs, factors):

@@ -140,6 +140,7 @@ def test_a_bad_argument_is_refused_by_name(call, name, given):
         assert any(word.rstrip("s") in str(refused.value).lower() for word in words), (bad, refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "given"), TABLE, ids=[str(i) for i in range(len(TABLE))])
 def test_the_same_arguments_are_taken_where_none_is_bad(call, given):
     call = HELD_ALREADY.get(call, call)
@@ -173,6 +174,7 @@ def test_one_row_has_a_value_and_no_interval_at_all(measure):
     assert str(interval).endswith("[n = 1: no interval]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [each for each in MEASURES if each is not room.prr])
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_the_interval_of_a_share_of_few_rows_stays_in_0_to_1(measure, n):

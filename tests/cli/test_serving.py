@@ -66,6 +66,7 @@ def taking_signals(process):
     pytest.fail("it takes no signal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "near"),
     [
@@ -118,6 +119,7 @@ def test_a_server_that_is_not_there_is_named_with_its_port(capsys):
     assert f"127.0.0.1:{port} cannot be reached" in error_of(capsys, "chat", f"http://127.0.0.1:{port}", "hi")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -151,6 +153,7 @@ def test_an_error_is_in_the_language_that_was_asked_for(words, capsys, tmp_path,
     assert not re.search(r"[A-Za-z]{2,} [a-z]{2,} [a-z]{2,}", re.sub(r"`[^`]*`|pip install", "", chinese)), "no English sentence in it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"), [(("--temperature=-1",), "`--temperature`: must be 0"), (("--device", "tpu"), "Leave `--device`")]
 )

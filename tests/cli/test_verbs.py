@@ -183,6 +183,7 @@ def test_evaluate_refuses_an_option_that_would_change_nothing(words, named, mode
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_of_a_model_that_predicts_no_text_says_what_measures_it(tmp_path, capsys):
     save_model(tmp_path / "encoder", build(encoder_spec(vocab_size=30, d_model=8, n_layers=1, n_heads=2, max_seq_len=16), seed=1))
     assert main(["evaluate", str(tmp_path / "encoder"), "--data", str(tmp_path)]) == 2

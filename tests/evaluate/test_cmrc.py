@@ -29,6 +29,7 @@ def test_answers_are_compared_as_the_script_does(predicted, answers, match, f1):
     assert cmrc_f1(predicted, answers) == pytest.approx(f1)
 
 
+@pytest.mark.slow
 @given(a=TEXTS, b=TEXTS)
 def test_f1_is_bounded_symmetric_and_full_for_equal_answers(a, b):
     assert 0 <= cmrc_f1(a, [b]) <= 1

@@ -52,6 +52,7 @@ def test_xz_reads_a_training_text_far_longer_than_its_buffers_once_and_whole():
     assert found.compressed_bytes[0] < 200
 
 
+@pytest.mark.slow
 def test_documents_do_not_see_each_other():
     forwards = scores(score_compressors(DOCUMENTS, TRAINING))
     backwards = scores(score_compressors(DOCUMENTS[::-1], TRAINING))

@@ -39,6 +39,7 @@ def test_bounds_symmetry_and_blindness_to_order_and_scale(pairs):
     assert pearson(-2 * a + 1, b, n_resamples=1).value == pytest.approx(-pearson(a, b, n_resamples=1).value)
 
 
+@pytest.mark.slow
 def test_the_interval_of_pearson_is_about_fishers():
     rng = np.random.default_rng(3)
     a = rng.normal(size=300)

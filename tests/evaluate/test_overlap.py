@@ -75,6 +75,7 @@ def longest_common(a, b):
     return int(table[-1, -1])
 
 
+@pytest.mark.slow
 @given(a=WORDS, b=WORDS)
 def test_rouge_is_its_definition_symmetric_and_bounded(a, b):
     text, reference = " ".join(a), " ".join(b)

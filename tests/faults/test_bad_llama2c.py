@@ -141,6 +141,7 @@ def test_only_a_regular_file_is_opened(make: Callable[[Path], None], tmp_path: P
     refused(lambda: read_llama2c_tokenizer(tmp_path / "m.bin", 7), TokenizerError)
 
 
+@pytest.mark.slow
 @given(header=st.lists(st.integers(-(2**31), 2**31 - 1) | st.integers(-3, 40), min_size=7, max_size=7), n_numbers=st.integers(0, 2000))
 def test_any_header_gives_a_model_as_large_as_its_file_or_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, header: list[int], n_numbers: int

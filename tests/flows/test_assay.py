@@ -136,6 +136,7 @@ def test_a_classifier_has_labels_and_names_what_it_cannot_do(of_classifier):
     }
 
 
+@pytest.mark.slow
 def test_the_document_keeps_its_layout(of_run, of_classifier):
     for document in (of_run, of_classifier):
         assert document.keys() == keys_of(DOCUMENT_KEYS)

@@ -69,6 +69,7 @@ def subject_of(run_folder, classifier, *paths):
     return Subject(run_folder, classifier, find_material(run_folder, classifier, paths, Fields(), SMALL), SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "n_seen"), [(range(300), 300), (range(301), 300), (range(2000, 2100), 0)], ids=["learned", "one-new", "new"]
 )
@@ -78,6 +79,7 @@ def test_short_rows_that_were_learned_are_known_again(run_folder, classifier, tm
     assert (group["name"], group["n"], group["n_seen"], group["n_judged"]) == ("classes", len(numbers), n_seen, n_seen)
 
 
+@pytest.mark.slow
 def test_copies_of_a_row_count_once(run_folder, classifier, tmp_path):
     once = [row_of(number) for number in range(2000, 2060)]
     plain, copied = (

@@ -204,6 +204,7 @@ def test_an_answer_that_is_cut_says_by_what(ended, told, shown):
     assert told in shown[1]().replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_local_answer_that_is_cut_knows_by_what(model, voices):
     never_ends = dict.fromkeys(model.tokenizer.special_ids, -100.0)
     asked = spoken(voices(model, "m", {"max_new_tokens": 3, "logit_bias": never_ends}), "one")[1]

@@ -205,6 +205,7 @@ def test_the_arguments_of_other_tools_files_are_checked(converted, no_tokenizer,
         converted(tmp_path / "model.bin")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_tokenizer_becomes_a_folder_for_token_ids(converted, tmp_path):
     (tmp_path / "m.bin").write_bytes(tiny_checkpoint())
     document, _ = converted(tmp_path / "m.bin", origin="llama2c")
@@ -215,6 +216,7 @@ def test_a_checkpoint_without_a_tokenizer_becomes_a_folder_for_token_ids(convert
     assert model.generate([1], max_new_tokens=3, ignore_eos=True)[0].prompt_token_ids == (1,)
 
 
+@pytest.mark.slow
 def test_text_prompts_of_a_converted_model_begin_with_s_and_token_ids_stay_as_they_are(converted, tmp_path):
     tokens = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(f"<0x{byte:02X}>".encode() for byte in range(256)), b" ", b"a", b" a"]
     entries = b"".join(struct.pack("<fi", -float(place), len(token)) + token for place, token in enumerate(tokens))

@@ -33,10 +33,12 @@ def test_every_phrase_is_there_and_filled_in(path):
             assert given == marks(PHRASES[key]), f"{path.name}:{call.lineno}: {key}"
 
 
+@pytest.mark.slow
 def test_the_check_finds_calls():
     assert sum(1 for path in SOURCES for _ in calls(path)) > 100
 
 
+@pytest.mark.slow
 def test_no_phrase_of_a_verb_is_left_unused():
     said, patterns = set(), []
     for path in SOURCES:

@@ -10,6 +10,7 @@ from touchstone.infer import load
 from touchstone.text.document import Document
 
 
+@pytest.mark.slow
 def test_the_pieces_of_a_sample_are_its_text_and_carry_its_probabilities(model_folder, tokenizer):
     net = load(model_folder).net
     sample = draw_samples(net, tokenizer, ["def add"], n_new=12, seed=2)[0]

@@ -75,6 +75,7 @@ def test_results_are_kept_and_another_model_is_refused(model_folder, data, shown
         measure_suites(tmp_path / "other", ["copa"], shown[0], data=data, results=kept)
 
 
+@pytest.mark.slow
 def test_one_suite_that_fails_is_told_and_the_others_go_on(model_folder, data, shown):
     rows = [{"context_options": [f"Ann {n} " * 40, f"Bea {n} " * 40], "continuation": "left.", "gold": 0} for n in range(3)]
     (data / "winogrande.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
@@ -112,6 +113,7 @@ def test_the_list_names_every_suite_in_both_languages(shown, shown_in_chinese):
     assert not any(suite.description in shown_in_chinese[1]() or suite.needs in shown_in_chinese[1]() for suite in SUITES.values())
 
 
+@pytest.mark.slow
 def test_the_command_measures_suites(document, model_folder, data, tmp_path):
     code, found = document(
         *("evaluate", model_folder, "--suite", "copa", "--suite", "probes-en", "--suite-data", data),

@@ -12,6 +12,7 @@ from touchstone.flows.writing import Form, alternatives, offer, write
 from touchstone.infer import load
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_text_and_the_document_holds_every_token(model_folder, shown):
     terminal, text = shown
     first = write(model_folder, ["def add"], {"max_new_tokens": 6, "seed": 4, "n": None}, terminal)
@@ -23,6 +24,7 @@ def test_the_same_seed_writes_the_same_text_and_the_document_holds_every_token(m
     assert "def add" in text()
 
 
+@pytest.mark.slow
 def test_a_stream_shows_the_text_that_generating_gives(model_folder, shown):
     terminal, text = shown
     settings = {"max_new_tokens": 8, "seed": 9}
@@ -59,6 +61,7 @@ def test_the_probability_of_an_alternative_is_that_of_all_its_tokens(model_folde
         assert len(alternative.token_ids) == 5
 
 
+@pytest.mark.slow
 def test_an_alternative_ends_with_its_line(model_folder, monkeypatch):
     """A model that always prefers `x`, newline, `y` after the first token shows one line of it."""
     model = load(model_folder)
@@ -88,6 +91,7 @@ def test_an_alternative_ends_with_its_line(model_folder, monkeypatch):
     assert two[0].text == "x\nyx"
 
 
+@pytest.mark.slow
 def test_a_text_longer_than_the_context_keeps_its_end(model_folder, shown):
     long = "left + right " * 20
     found = offer(model_folder, long, shown[0], n_alternatives=2, max_new_tokens=4)

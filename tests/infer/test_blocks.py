@@ -79,6 +79,7 @@ def test_a_pool_needs_a_block():
         BlockPool(0)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=12), min_size=1, max_size=8), st.integers(1, 4))
 def test_what_is_found_is_the_longest_beginning_in_whole_blocks(texts, block_size):

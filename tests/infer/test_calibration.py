@@ -20,6 +20,7 @@ def settle(*records, weights="right", scheme="float32"):
     return next_token_calibration(records, lambda: weights, scheme)
 
 
+@pytest.mark.slow
 def test_a_record_that_fits_scales_the_logits_before_the_softmax():
     logits = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
     token_ids = torch.tensor([2, 0, 6])

@@ -136,6 +136,7 @@ def test_words_are_runs_of_letters_and_single_signs(tagger):
     assert [w.text for w in words[1].words] == ["我", "爱", "北", "京", ",", "is", "a", "cat", "?"]
 
 
+@pytest.mark.slow
 def test_entities_are_the_spans_of_their_words(tagger):
     model = touchstone.load(tagger)
     for text, tagging in zip(TEXTS, model.tag(TEXTS), strict=True):
@@ -186,6 +187,7 @@ def test_probabilities_of_spans_are_shares_of_all_spans_and_no_answer(finder):
     assert [a.probability for a in answers] == sorted((a.probability for a in answers), reverse=True)
 
 
+@pytest.mark.slow
 def test_a_long_context_is_read_in_windows_and_answers_are_characters_of_it(finder):
     model, context = touchstone.load(finder), " ".join(["the dog sat in new york ."] * 9)
     for answer in model.span([("who ?", context)], n_best=5, stride=4)[0]:
@@ -232,6 +234,7 @@ def test_a_batch_says_what_each_text_says_alone(classifier, tagger):
     np.testing.assert_allclose(vectors[1:2], model.encode(TEXTS[1:2]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_text_longer_than_the_model_reads_is_an_error_or_is_cut_and_counted(classifier):
     model, text = touchstone.load(classifier), "the cat sat on a mat . " * 9
     with pytest.raises(
@@ -261,6 +264,7 @@ def test_what_a_model_can_follows_from_its_head(classifier, tagger, finder, fill
         touchstone.load(classifier).tag(TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -321,6 +325,7 @@ def test_a_pair_is_refused_where_one_text_is_read_and_a_text_where_a_pair_is(tag
         touchstone.load(finder).span(["ab"])
 
 
+@pytest.mark.slow
 def test_a_tuple_of_texts_is_a_list_of_them_and_a_list_of_two_a_pair(classifier, tagger):
     model = touchstone.load(tagger)
     assert model.tag(("the cat", "sat")) == model.tag(["the cat", "sat"])
@@ -328,6 +333,7 @@ def test_a_tuple_of_texts_is_a_list_of_them_and_a_list_of_two_a_pair(classifier,
     assert model.classify([["the cat", "sat"]]) == model.classify([("the cat", "sat")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [-1, 0, 1.5, "2", None, True])
 def test_a_setting_that_is_no_count_is_refused(finder, filler, value):
     model = touchstone.load(finder)

@@ -46,6 +46,7 @@ def windows_of_the_harness(token_list, prefix_token, max_seq_len, context_len):
 sizes = st.integers(1, 9).flatmap(lambda window: st.tuples(st.just(window), st.integers(1, window)))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 40), sizes)
 def test_windows_are_those_of_lm_evaluation_harness(n_tokens, window_and_stride):
     window, stride = window_and_stride

@@ -38,6 +38,7 @@ def drafters(net):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lookup", "a small model", "itself"])
 @pytest.mark.parametrize(
     "settings",
@@ -154,6 +155,7 @@ def test_a_model_that_decodes_in_waves_takes_no_guesses():
         Engine(sharpened(recurrent_spec(vocab_size=V, d_model=8, d_hidden=8)), drafter=PromptLookup())
 
 
+@pytest.mark.slow
 def test_a_text_too_long_for_the_draft_model_goes_on_without(net):
     short = sharpened(decoder_spec(vocab_size=V, d_model=12, n_layers=1, n_heads=2, max_seq_len=10))
     asked = [Request([3, 1], Sampling(temperature=0.0, max_new_tokens=30, ignore_eos=True))]

@@ -210,6 +210,7 @@ def test_a_folder_that_names_no_class_is_what_its_tensors_say(folder: Path, tmp_
     assert same_state(tmp_path / "base", tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_base_model_without_a_pooler_gives_hidden_states(tmp_path: Path) -> None:
     net = build(encoder_spec(**TINY, head=PoolHead())).eval()
     save_model(tmp_path / "bert", net)

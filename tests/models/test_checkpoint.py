@@ -44,6 +44,7 @@ SPECS: dict[str, Callable[[], ModelSpec]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", SPECS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_saved_model_loads_with_the_same_bits_and_spec(model_type: str, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -72,12 +73,14 @@ def test_a_loaded_network_trains(tmp_path: Path) -> None:
     assert all(parameter.requires_grad and parameter.grad is not None for parameter in net.parameters())
 
 
+@pytest.mark.slow
 def test_the_kernel_is_the_one_asked_for(tmp_path: Path) -> None:
     save_model(tmp_path / "m", small())
     kernels = {load_model(tmp_path / "m", kernel=name).net.decoder.layers[0].attn.kernel.__name__ for name in ("reference", "sdpa")}
     assert kernels == {"reference", "sdpa"}
 
 
+@pytest.mark.slow
 def test_a_tied_tensor_is_stored_once_and_an_untied_one_twice(tmp_path: Path) -> None:
     save_model(tmp_path / "tied", small())
     save_model(tmp_path / "untied", small(tied=False))
@@ -85,6 +88,7 @@ def test_a_tied_tensor_is_stored_once_and_an_untied_one_twice(tmp_path: Path) ->
     assert tensor_header(tmp_path / "untied" / "model.safetensors")["lm_head.weight"] == TensorEntry("F32", (300, 12))
 
 
+@pytest.mark.slow
 def test_weights_may_be_stored_in_another_type(tmp_path: Path) -> None:
     net = small()
     save_model(tmp_path / "m", net, dtype=torch.bfloat16)
@@ -97,6 +101,7 @@ def test_weights_may_be_stored_in_another_type(tmp_path: Path) -> None:
         save_model(tmp_path / "m", net, dtype=torch.int8)
 
 
+@pytest.mark.slow
 def test_large_models_are_sharded_and_every_shard_stays_below_the_limit(tmp_path: Path) -> None:
     net = small()
     save_model(tmp_path / "m", net, max_shard_bytes=4000)
@@ -164,6 +169,7 @@ def test_a_folder_without_a_tokenizer_loads_without_one(tmp_path: Path) -> None:
     assert "is no tokenizer that can be read" in loaded.extra.ignored_files["vocab.txt"]
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_an_older_format_comes_along_and_is_saved_as_the_new(tmp_path: Path) -> None:
     save_model(tmp_path / "m", small())
     (tmp_path / "m" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", encoding="utf-8")
@@ -191,6 +197,7 @@ def test_the_card_and_the_settings_come_back_as_they_were_given(tmp_path: Path) 
     assert "my_key" in loaded.extra.ignored_keys
 
 
+@pytest.mark.slow
 def test_dropout_that_a_class_has_no_words_for_is_kept_by_the_card(tmp_path: Path) -> None:
     net = small(dropout=0.25)
     saved = save_model(tmp_path / "m", net)
@@ -205,6 +212,7 @@ def test_dropout_that_a_class_has_no_words_for_is_kept_by_the_card(tmp_path: Pat
         load_model(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_what_a_config_said_beside_the_spec_is_written_back(tmp_path: Path) -> None:
     save_model(tmp_path / "one", small())
     path = tmp_path / "one" / "config.json"
@@ -251,6 +259,7 @@ def test_changing_loaded_weights_in_place_leaves_the_file_alone(tmp_path: Path) 
     verify_folder(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_a_chat_template_is_carried_as_text(tmp_path: Path) -> None:
     template = "{% for message in messages %}\r\n{{ message }}é{% endfor %}"
     save_model(tmp_path / "one", small())
@@ -291,6 +300,7 @@ def test_files_that_read_back_differently_are_not_published(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.slow
 def test_saving_over_the_folder_that_was_loaded_from_keeps_the_weights(tmp_path: Path) -> None:
     save_model(tmp_path / "m", small())
     loaded = load_model(tmp_path / "m")

@@ -10,6 +10,7 @@ from touchstone.nn.position import LinearScaling, RotaryPositions
 SIZES = {"vocab_size": 1100, "d_model": 12, "n_layers": 3, "n_heads": 4, "max_seq_len": 90, "d_head": 4}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(["rotary", "learned", "sinusoidal", "alibi", "none"]),

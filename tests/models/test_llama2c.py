@@ -192,6 +192,7 @@ def test_decoding_gives_the_text_that_run_c_prints(small: tuple[Tokenizer, list[
     assert "".join([*map(decoder.push, token_ids), decoder.finish()]) == text
 
 
+@pytest.mark.slow
 def test_a_saved_tokenizer_opens_in_transformers_and_begins_a_text_with_s(small: tuple[Tokenizer, list[Token]], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -88,6 +88,7 @@ def test_the_estimated_discounts_are_used_once_the_data_can_give_them():
     assert model.discounts[2].values == pytest.approx(tuple(plain.discounts[3].values()), rel=1e-13)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     documents=st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=12), min_size=1, max_size=5),
@@ -102,6 +103,7 @@ def test_a_distribution_sums_to_one_and_leaves_no_token_out(documents, context, 
     assert (probs > 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     documents=st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=12), min_size=1, max_size=5),
@@ -161,6 +163,7 @@ def test_unsigned_token_files_score_like_plain_integers(model):
     np.testing.assert_array_equal(model.token_log_probs(tokens.astype(np.uint16)), model.token_log_probs(tokens))
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_at_a_high_order_does_not_overflow():
     vocab_size = 250_000
     tokens = np.random.default_rng(8).choice([0, 7, vocab_size - 1], size=200)

@@ -155,6 +155,7 @@ def test_padding_anywhere_equals_the_row_alone(kernel, settings):
     assert bool(padded.isfinite().all())
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
@@ -214,6 +215,7 @@ def says(net, cache, texts, column):
     return texts
 
 
+@pytest.mark.slow
 @EVERY_POSITION_IN_TIME
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
@@ -434,6 +436,7 @@ def test_a_cache_of_other_rows_another_kind_or_with_packed_documents_is_refused(
         decoder(positions="none").new_cache(B, kind="static")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_layers_may_differ_in_window_heads_and_positions():
     """Two rotary layers of different base and an ALiBi layer of another head count, in one stack."""
@@ -465,6 +468,7 @@ def test_a_token_beyond_the_window_of_every_layer_is_not_seen():
     assert bool((before[:, :3] != after[:, :3]).any(dim=-1).all())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_additive_decoder_steps_as_it_reads():
     spec = decoder_spec(vocab_size=V, d_model=8, n_layers=2, n_heads=4, max_seq_len=16, positions="learned")

@@ -25,6 +25,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @EVERY_POSITION
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_plain_training_pass_reads_nothing_back_and_makes_no_mask(positions, dropout, monkeypatch):

@@ -53,6 +53,7 @@ def test_the_spec_counts_the_parameters_that_are_built(net):
     assert sum(parameter.numel() for parameter in net.parameters()) == net.spec.n_parameters()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["growing", "static"])
 @torch.no_grad()
 def test_cached_steps_equal_one_full_pass_and_read_the_source_once(net, kind):
@@ -64,6 +65,7 @@ def test_cached_steps_equal_one_full_pass_and_read_the_source_once(net, kind):
     close(torch.cat(steps, dim=1), full)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_padding_of_the_source_changes_nothing(net):
     target, source = ids(B, T), ids(B, S, 2)
@@ -73,6 +75,7 @@ def test_padding_of_the_source_changes_nothing(net):
         close(together[row : row + 1], alone)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_rows_of_a_cache_are_kept_named_twice_and_restored_with_their_sources(net):
     target, source = ids(B, T), ids(B, S, 2)

@@ -10,6 +10,7 @@ from touchstone.files import save_tensors
 from touchstone.models.weight_files import find_weights, split_shards
 
 
+@pytest.mark.slow
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12), limit=st.integers(4, 120))
 def test_shards_keep_every_tensor_once_and_stay_below_the_limit(sizes: list[int], limit: int) -> None:
     tensors = {f"t{i:02d}": torch.zeros(size) for i, size in enumerate(sizes)}

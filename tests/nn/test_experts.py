@@ -193,6 +193,7 @@ def test_the_balance_loss_joins_the_layers_and_leaves_padding_out():
     torch.testing.assert_close(joined, balance_loss([routes_of(kept, A)], None))
 
 
+@pytest.mark.slow
 def test_a_network_reports_the_balance_times_its_factor_and_nothing_without_one():
     spec = decoder_spec(vocab_size=11, d_model=D, n_layers=2, n_heads=3, max_seq_len=9)
     dense, experts = spec.stack.blocks[0], spec.stack.blocks[0].replace(mlp=SPEC.replace(balance_weight=0.5))

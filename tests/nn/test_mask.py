@@ -78,6 +78,7 @@ def test_a_mask_allows_what_the_rules_say(row, causal, window):
             assert bool(mask.allowed[0, 0, query - queries.start, key]) == expected
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ROWS)
 def test_every_query_may_look_somewhere(row):

@@ -69,6 +69,7 @@ def test_training_and_other_types_do_without(layer):
     assert product.n_laid_out == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_a_weight_that_is_gone_or_for_one_that_is_made_anew_for_each_call():
     net = torch.nn.Sequential(build_linear(8, 8, bias=False), build_linear(8, 8, bias=False))
     product = prepack(net)

@@ -7,6 +7,7 @@ from touchstone.errors import ConfigError
 from touchstone.nn.position import RelativeBias, RelativePositions, distance_buckets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both_ways", [True, False])
 @pytest.mark.parametrize(("n_buckets", "max_distance"), [(32, 128), (8, 20), (6, 5)])
 def test_buckets_are_those_of_transformers(both_ways, n_buckets, max_distance):

@@ -66,6 +66,7 @@ PERSON = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "good", "bad"),
     [
@@ -101,6 +102,7 @@ def test_special_tokens_spare_rows_and_an_early_end_are_banned(bpe, constrainer)
     assert torch.isfinite(rule.apply(torch.zeros(bpe.vocab_size + 7))[bpe.eos_id])
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 6))
 def test_rolling_back_is_exact(model, constrainer, seed, n_back):
@@ -122,6 +124,7 @@ def test_rolling_back_is_exact(model, constrainer, seed, n_back):
     assert torch.equal(fresh.apply(torch.zeros(size)), rule.apply(torch.zeros(size)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [PERSON, {"enum": [1, "a", None, [2]]}, {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}])
 def test_what_ends_with_stop_is_valid(model, constrainer, schema):
     sampling = Sampling(n=20, seed=1, max_new_tokens=200, constraint=constrainer.json_schema(schema))
@@ -133,6 +136,7 @@ def test_what_ends_with_stop_is_valid(model, constrainer, schema):
         jsonschema.validate(json.loads(completion.text), schema)
 
 
+@pytest.mark.slow
 def test_guesses_and_beams_keep_to_the_grammar(model, constrainer):
     factory = constrainer.regex("(ab|cd){3}[0-9]")
     engine = Engine(model.net, model.tokenizer, eos_ids=model.eos_ids, drafter=DraftModel(model.net, model.spec.vocab_size))

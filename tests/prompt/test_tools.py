@@ -48,6 +48,7 @@ def named(request, tokenizer):
     chat.close()
 
 
+@pytest.mark.slow
 def test_prompts_with_tools_are_those_of_hugging_face(named, tokenizer, tmp_path):
     from transformers import AutoTokenizer
 
@@ -184,6 +185,7 @@ def test_no_text_of_a_tool_becomes_a_special_token(named, tokenizer):
         assert [token for token in attacked if token in tokenizer.special_ids] == genuine
 
 
+@pytest.mark.slow
 def test_a_template_without_a_place_for_tools_says_so(tokenizer):
     chat = ChatFormat("{% for m in messages %}{{ m.content }}{% endfor %}", tokenizer)
     with pytest.raises(Unsupported, match="no place for tools"):
@@ -211,6 +213,7 @@ def test_a_tool_that_does_not_exist_cannot_be_forced(named, model):
         ToolFormat.of(named[1]).rule(Constrainer.of(model), TOOLS, name="other")
 
 
+@pytest.mark.slow
 def test_the_schema_of_a_forced_call_is_checked(named, model):
     wrong = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": 3}}}}}
     with pytest.raises(ConfigError):

@@ -55,6 +55,7 @@ def raised(path):
                 yield text
 
 
+@pytest.mark.slow
 def test_each_message_of_the_table_stands_in_the_code():
     report = SOURCE / "report"
     in_code = set().union(*(texts(path) for path in SOURCE.rglob("*.py") if path.parent != report))

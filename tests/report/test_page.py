@@ -87,6 +87,7 @@ def test_the_page_loads_and_runs_nothing_and_says_so_in_its_policy():
     assert not re.search(r"@import|url\(|expression", sheet)
 
 
+@pytest.mark.slow
 def test_the_same_parts_give_the_same_bytes(tmp_path):
     full_page().write(tmp_path / "a.html")
     full_page().write(tmp_path / "b.html")

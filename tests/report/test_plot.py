@@ -50,6 +50,7 @@ def test_the_same_data_give_the_same_bytes(make):
     assert make() == make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", PLOTS)
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_a_plot_takes_the_text_colour_of_its_page_and_brings_no_style(make, lang):
@@ -63,6 +64,7 @@ def test_a_plot_takes_the_text_colour_of_its_page_and_brings_no_style(make, lang
     assert colours <= {"none", "currentColor", *plot.SERIES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", PLOTS)
 def test_every_reference_in_a_plot_is_to_a_name_of_its_own(make):
     svg = make()
@@ -83,6 +85,7 @@ def texts(svg):
     return [element.text for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
+@pytest.mark.slow
 def test_bars_show_their_labels_and_figures_as_text():
     shown = texts(some_bars())
     assert {"Decoder & <b>", "5-gram", "xz", "1.400", "1.500", "1.900"} <= set(shown)

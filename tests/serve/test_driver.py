@@ -56,6 +56,7 @@ def test_an_event_that_cannot_be_told_ends_its_own_request_alone(running):
     assert driver.facts()["running"] == driver.facts()["cache_used"] == 0
 
 
+@pytest.mark.slow
 def test_a_piece_of_reading_that_cannot_be_sent_ends_its_own_request_alone(running):
     sent = []
 

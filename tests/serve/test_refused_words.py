@@ -139,6 +139,7 @@ def broken(body):
         yield changed(body, path, lambda owner, key: owner.__setitem__(f"{key}s", 1) if isinstance(owner, dict) else owner.append(None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "body"), WHOLE, ids=lambda value: getattr(value, "__name__", ""))
 def test_whatever_is_wrong_is_told_in_one_sentence_of_ours_that_names_the_field(kind, body):
     read_request(kind, body)
@@ -152,6 +153,7 @@ def test_whatever_is_wrong_is_told_in_one_sentence_of_ours_that_names_the_field(
     assert n_refused > 20
 
 
+@pytest.mark.slow
 def test_the_table_has_a_sentence_for_each_type_of_error_that_the_models_raise_and_no_other():
     raised = set()
     for kind, body in WHOLE:

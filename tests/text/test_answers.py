@@ -59,6 +59,7 @@ def test_a_pair_has_both_texts_and_their_types(tokenizer):
     assert ids_of(batch.token_types[0]) == [0] * (len(first) + 2) + [1] * (len(second) + 1)
 
 
+@pytest.mark.slow
 @given(n_first=st.integers(1, 30), n_second=st.integers(1, 30), context=st.integers(5, 40))
 def test_what_is_too_long_is_cut_from_the_longer_side_and_counted(bytewise, n_first, n_second, context):
     fit = Fit()

@@ -131,6 +131,7 @@ def test_rows_without_a_target_are_refused(rows, counts):
         PaddedRows(rows, counts=counts)
 
 
+@pytest.mark.slow
 @given(lengths=st.lists(st.integers(0, 30), max_size=40), budget=st.integers(30, 100))
 def test_groups_hold_every_row_once_within_the_budget_longest_first(lengths, budget):
     groups = group_by_token_budget(lengths, budget)

@@ -44,6 +44,7 @@ def stopped_as_they_come(template, until):
         time.sleep(0.0005)
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_is_replaced_and_the_same_rendering_succeeds(opened):
     template = opened(ECHO, SHORT)
     pid = pid_of(template)
@@ -77,12 +78,14 @@ def test_one_that_is_stopped_again_and_again_is_not_the_fault_of_the_conversatio
     assert template.render({"messages": ["x"]}) == "x"
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_from_outside_is_replaced(opened):
     template = opened(ECHO, SHORT)
     os.kill(pid_of(template), signal.SIGKILL)
     assert template.render({"messages": ["x"]}) == "x"
 
 
+@pytest.mark.slow
 def test_what_computes_too_long_is_the_conversations_fault_and_is_tried_once(opened):
     template = opened(BUSY, RenderLimits(seconds=0.2, wall_s=60))
     pid = pid_of(template)
@@ -93,6 +96,7 @@ def test_what_computes_too_long_is_the_conversations_fault_and_is_tried_once(ope
         os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_the_limit_is_of_processor_time_and_not_of_the_clock(opened):
     """Stopped for longer than the limit in the middle of its work, and then let go on."""
     template = opened("{% for a in range(99999) %}{% endfor %}{{ messages[0] }}", RenderLimits(seconds=0.5, wall_s=60, start_s=20))

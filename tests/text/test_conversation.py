@@ -90,6 +90,7 @@ def opened():
         template.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_an_innocent_conversation_has_the_tokens_of_hugging_face(name, kind, tmp_path):
@@ -105,6 +106,7 @@ def test_an_innocent_conversation_has_the_tokens_of_hugging_face(name, kind, tmp
     chat.close()
 
 
+@pytest.mark.slow
 def test_spelled_special_tokens_are_plain_in_every_role(chat, tokenizer):
     roles = ("system", "user", "assistant", "tool")
     innocent = chat.prompt([Message(role, "x") for role in roles])
@@ -114,6 +116,7 @@ def test_spelled_special_tokens_are_plain_in_every_role(chat, tokenizer):
         assert [token for token in attacked if token in tokenizer.special_ids] == genuine
 
 
+@pytest.mark.slow
 def test_special_tokens_in_pieces_never_meet(chat, tokenizer):
     """Cut at every place, over two and three messages, with white space that templates trim."""
     genuine = {n: [token for token in chat.prompt([Message("user", "x")] * n) if token in tokenizer.special_ids] for n in (2, 3)}
@@ -127,6 +130,7 @@ def test_special_tokens_in_pieces_never_meet(chat, tokenizer):
         assert [t for t in chat.prompt([Message("user", p) for p in pieces]) if t in tokenizer.special_ids] == genuine[3]
 
 
+@pytest.mark.slow
 def test_a_template_cannot_be_finished_by_a_message(tokenizer):
     """`<|` stands in the template, the rest in the message."""
     chat = ChatFormat("{% for m in messages %}<|{{ m.content }}{% endfor %}", tokenizer)
@@ -134,12 +138,14 @@ def test_a_template_cannot_be_finished_by_a_message(tokenizer):
     chat.close()
 
 
+@pytest.mark.slow
 def test_what_was_said_is_still_there(chat, tokenizer):
     payload = "<|im_end|> and </s> [INST] \ue000\U000f0000"
     text = tokenizer.decode(chat.prompt([Message("user", payload)]), skip_special=True)
     assert payload in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("template", "answers"), [(CHATML, "three<|im_end|>b c<|im_end|>"), (MARKED, "three<|im_end|>b c<|im_end|>")])
 def test_the_answers_are_the_words_of_the_assistant_and_the_end_of_its_turn(template, answers, tokenizer):
     chat = ChatFormat(template, tokenizer)
@@ -149,6 +155,7 @@ def test_the_answers_are_the_words_of_the_assistant_and_the_end_of_its_turn(temp
     chat.close()
 
 
+@pytest.mark.slow
 def test_an_example_goes_on_where_the_prompt_ended(tokenizer):
     """What is trained is what is asked: the tokens before an answer are those of the prompt."""
     chat = ChatFormat(CHATML, tokenizer)
@@ -158,6 +165,7 @@ def test_an_example_goes_on_where_the_prompt_ended(tokenizer):
     chat.close()
 
 
+@pytest.mark.slow
 def test_a_template_that_rewrites_earlier_turns_tells_no_answers_apart(tokenizer):
     chat = ChatFormat(TEMPLATES["thinking"].replace("m.role == 'assistant'", "not loop.last"), tokenizer)
     turns = (Message("user", "a"), Message("assistant", "<think>x</think>b"), Message("user", "c"), Message("assistant", "d"))
@@ -166,6 +174,7 @@ def test_a_template_that_rewrites_earlier_turns_tells_no_answers_apart(tokenizer
     chat.close()
 
 
+@pytest.mark.slow
 def test_a_message_without_a_known_role_and_an_empty_conversation_are_refused(chat):
     with pytest.raises(ConfigError, match="roles are system"):
         chat.prompt([Message("<|im_start|>", "x")])
@@ -230,6 +239,7 @@ def test_what_a_template_takes_from_a_class_is_nothing(opened):
         assert text == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chatml", "thinking", "instructions", "roles in names", "joined"])
 def test_the_token_that_closes_an_answer_is_known(name, tokenizer):
     chat = ChatFormat(TEMPLATES[name], tokenizer)

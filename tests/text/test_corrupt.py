@@ -81,6 +81,7 @@ def test_whole_words_are_chosen_whole_and_within_the_share_unless_one_alone_is_l
     assert masked.is_chosen.sum() == sum(len(word) for word, is_chosen in zip(words, chosen, strict=True) if is_chosen)
 
 
+@pytest.mark.slow
 @given(length=st.integers(1, 300), key=KEYS, density=st.floats(0.05, 0.9), mean_span=st.floats(1.0, 10.0))
 def test_noise_has_the_counts_of_t5_and_begins_with_what_is_shown(length, key, density, mean_span):
     is_noise = noise_mask(length, generator_of(key), density=density, mean_span=mean_span)
@@ -111,6 +112,7 @@ def test_a_length_without_room_for_a_span_is_refused():
         span_lengths(2)
 
 
+@pytest.mark.slow
 @given(longest=st.integers(3, 200), density=st.floats(0.05, 0.95), mean_span=st.floats(1.0, 8.0), key=KEYS)
 def test_no_source_and_no_target_is_longer_than_allowed(longest, density, mean_span, key):
     found = span_lengths(longest, density=density, mean_span=mean_span)
@@ -136,6 +138,7 @@ def test_lengths_equal_those_of_hugging_faces_flax_script_for_every_source_lengt
         assert (found.n_tokens, found.n_source, found.n_target) == (n_tokens, *sizes(n_tokens, 0.15, 3.0))
 
 
+@pytest.mark.slow
 @given(length=st.integers(3, 120), key=KEYS, density=st.floats(0.1, 0.6))
 def test_source_and_target_rebuild_the_text(length, key, density):
     sentinels = np.arange(1000, 900, -1)
@@ -166,6 +169,7 @@ def test_more_spans_than_sentinels_are_refused():
         corrupt_spans(np.arange(5), np.array([0, 1, 0, 1, 0], dtype=bool), np.array([9]))
 
 
+@pytest.mark.slow
 def test_every_way_to_cut_noise_into_spans_is_as_likely():
     """Six noise tokens in two spans: five ways, each a fifth."""
     firsts = [int(np.argmin(noise_mask(40, generator_of(key))[np.argmax(noise_mask(40, generator_of(key))) :])) for key in range(2000)]

@@ -1,11 +1,13 @@
 """Cutting long text."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from touchstone.text.cuts import cut_place, cut_stream
 
 
+@pytest.mark.slow
 @given(
     chunks=st.lists(st.text(alphabet="ab \n", max_size=30), max_size=12),
     max_chars=st.integers(2, 40),

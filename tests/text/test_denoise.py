@@ -50,6 +50,7 @@ def test_spans_have_the_lengths_of_a_poisson_distribution_nothing_included():
     assert counts[3] / n == pytest.approx(np.exp(-3) * 27 / 6, abs=0.02)
 
 
+@pytest.mark.slow
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8), key=KEYS)
 def test_sentences_change_places_whole(lengths, key):
     text = np.arange(sum(lengths))
@@ -81,6 +82,7 @@ def test_left_out_tokens_leave_no_trace(length, key, share):
     assert (np.diff(kept) > 0).all()
 
 
+@pytest.mark.slow
 @given(length=LENGTHS, key=KEYS)
 def test_a_rotated_text_goes_round(length, key):
     turned = rotate(np.arange(length), generator_of(key))

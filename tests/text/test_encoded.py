@@ -69,6 +69,7 @@ def test_a_pair_too_long_is_cut_as_hugging_face_cuts_it(both, text, pair, length
     assert list(found.offsets) == expected["offset_mapping"]
 
 
+@pytest.mark.slow
 @given(text=TEXT, length=st.integers(2, 20))
 def test_one_text_too_long_loses_its_end(both, text, length):
     ours, theirs = both

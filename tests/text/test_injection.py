@@ -195,6 +195,7 @@ def broken(chat, tokenizer, attacks):
     return [payload for payload in attacks if judge.breaks(payload)]
 
 
+@pytest.mark.slow
 def test_a_sample_of_attacks_gives_no_special_token(form, chat, tokenizer):
     assert broken(chat, tokenizer, some(payloads(form))) == []
 
@@ -238,6 +239,7 @@ def test_what_an_attack_says_is_still_in_the_prompt(form, chat, tokenizer):
         assert spelled == chat.written(payload.messages, payload.tools, asks=True)
 
 
+@pytest.mark.slow
 def test_ordinary_conversations_have_the_tokens_of_hugging_face(form, chat, tokenizer, tmp_path):
     from transformers import AutoTokenizer
 

@@ -11,12 +11,14 @@ from touchstone.errors import ConfigError
 from touchstone.text.permute import Plan, permutation_key, permute
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(n=st.one_of(st.integers(1, 300), st.sampled_from([255, 256, 257, 1023, 1025, 4097])), key=st.integers(0, 2**64 - 1))
 def test_it_is_a_permutation_for_every_n_and_key(n, key):
     assert sorted(permute(np.arange(n), n, key).tolist()) == list(range(n))
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 2**62), key=st.integers(0, 2**64 - 1), data=st.data())
 def test_any_place_is_reached_alone_and_in_range(n, key, data):
     index = data.draw(st.integers(0, n - 1))
@@ -74,6 +76,7 @@ def test_places_outside_are_refused(index, n):
         permute(index, n, 0)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(n=st.integers(1, 60), batch_size=st.integers(1, 75), seed=st.integers(0, 1000))
 def test_every_example_comes_once_an_epoch(n, batch_size, seed):

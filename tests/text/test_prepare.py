@@ -80,6 +80,7 @@ def test_the_report_says_what_was_read(data, folder, tmp_path):
     assert report.tokenizer_bytes_used == report.tokenizer_bytes_seen == report.n_bytes["train"]
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_learned_from_the_training_side_only(data, tmp_path):
     prepared = prepare(data, TokenizerConfig(vocab_size=330), tmp_path / "cache")
     alone = Tokenizer.train((document.text for document in prepared.train_documents()), vocab_size=330)
@@ -150,6 +151,7 @@ def test_all_steps_tell_their_progress(data, tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["reading", "comparing documents", "learning the vocabulary", "encoding test"])
 def test_work_that_was_cut_short_leaves_nothing_behind(data, tmp_path, stage):
     class Stop(Exception):

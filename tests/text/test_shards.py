@@ -21,6 +21,7 @@ def expected(tokenizer):
     return [[*tokenizer.encode(text), tokenizer.eos_id] for text in TEXTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_tokens", [1, 5, 7, 64, 10_000])
 def test_documents_come_back_whatever_the_size_of_a_file(tmp_path, tokenizer, shard_tokens):
     shards = write_shards(tmp_path, DOCUMENTS, tokenizer, shard_tokens=shard_tokens)

@@ -147,6 +147,7 @@ def test_a_mixture_is_a_pure_function_of_seed_and_index():
     assert np.any(Mixture(sizes, weights, seed=2).at(np.arange(3000)).sources != whole.sources)
 
 
+@pytest.mark.slow
 @given(weights=st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9), period=st.integers(9, 50))
 def test_quotas_fill_the_period_and_leave_no_source_out(weights, period):
     names = [str(place) for place in range(len(weights))]

@@ -74,6 +74,7 @@ def test_a_stream_of_any_ids_joins_to_the_decoded_whole(trained, name, data):
         assert "".join(pieces) + stream.finish() == tokenizer.decode(ids, skip_special=skip_special)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_a_stream_of_wordpieces_joins_to_the_decoded_whole(wordpiece, data):
@@ -121,6 +122,7 @@ def test_bytes_that_are_no_character_leave_those_beside_them_as_they_are(pieces)
         assert pieces[BPE].decode(ids) == theirs.decode(ids)
 
 
+@pytest.mark.slow
 def test_a_stream_gives_no_part_of_a_character(trained):
     stream = trained["bytes"].stream_decoder()
     assert [stream.push(byte) for byte in "é😀!".encode()] == ["", "é", "", "", "", "😀", "!"]
@@ -176,6 +178,7 @@ def test_newlines_and_indentation_have_borders_in_code(trained):
     assert all(b"\n" not in tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size) if i not in [*newline, *tokenizer.special_ids])
 
 
+@pytest.mark.slow
 @given(text=TEXTS)
 @settings(deadline=None, max_examples=60)
 def test_offsets_are_the_characters_a_token_spells(trained, text):
@@ -305,6 +308,7 @@ def test_more_ids_than_rows_are_refused_before_the_vocabulary_is_built(trained, 
         Tokenizer.load(tmp_path, n_rows=9)
 
 
+@pytest.mark.slow
 def test_a_pattern_that_runs_for_ever_ends_in_an_error(trained, tmp_path, capfd):
     data = json.loads(trained["code"]._json)
     data["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": "(a+)+b"}
