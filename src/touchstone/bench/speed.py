@@ -119,7 +119,13 @@ def main(arguments: list[str] | None = None) -> None:
         terminal.result(results)
         return
     rows = [
-        [name, engine, f"{facts['tokens_per_s']:.0f}", f"{facts['fraction_of_peak']:.2f}", _shown(facts["our_ratio"])]
+        [
+            name,
+            f"{engine}, {result['product']}" if engine == "touchstone" else engine,
+            f"{facts['tokens_per_s']:.0f}",
+            f"{facts['fraction_of_peak']:.2f}",
+            _shown(facts["our_ratio"]),
+        ]
         for name, result in results["jobs"].items()
         for engine, facts in result["engines"].items()
     ]
