@@ -253,6 +253,14 @@ def test_the_time_of_steps_is_that_of_all_completions_of_a_constraint(constraine
     constrainer.regex("a*")(REQUEST).apply(torch.zeros(307))  # asked for anew, it has time of its own
 
 
+@pytest.mark.parametrize(
+    "make", [lambda c: c.regex("a\udcff"), lambda c: c.grammar('start: "\ud800"'), lambda c: c.choice(["a", "\udcff"])]
+)
+def test_half_a_character_is_a_clear_error(constrainer, make):
+    with pytest.raises(ConfigError, match="half of a character"):
+        make(constrainer)
+
+
 @pytest.mark.parametrize("text", ['{"grammars": [{"lark_grammar": "start: /a/"}]}', " {", "{}"])
 def test_json_is_no_lark(constrainer, text):
     with pytest.raises(ConfigError, match="must be Lark"):

@@ -120,6 +120,8 @@ class Constrainer:
             raise ConfigError(f"`choice` takes at most {MAX_CHOICES} texts, not {len(choices)}.")
         if (n_chars := sum(map(len, choices))) > MAX_CHARS:
             raise ConfigError(f"The choices have {n_chars:,} characters; at most {MAX_CHARS:,} are read.")
+        for choice in choices:
+            _check_characters(choice, "list of choices")
         pattern = "|".join(map(_as_pattern, dict.fromkeys(choices)))
         return self._factory(llguidance.LLMatcher.grammar_from_regex(pattern), "The list of choices")
 
@@ -280,12 +282,20 @@ def _check_text(text: str, name: str) -> None:
         raise ConfigError(f"The {name} must be text, and not empty.")
     if len(text) > MAX_CHARS:
         raise ConfigError(f"The {name} has {len(text):,} characters; at most {MAX_CHARS:,} are read.")
+    _check_characters(text, name)
     depth = deepest = 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")
         deepest = max(deepest, depth)
     if deepest > MAX_NESTING:
         raise ConfigError(f"The {name} has brackets {deepest} deep; at most {MAX_NESTING} are read.")
+
+
+def _check_characters(text: str, name: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"The {name} holds {text[error.start]!r}, which is half of a character or a byte that is no UTF-8.") from None
 
 
 def _refusal(message: str, name: str, schema: Any) -> TouchstoneError:

@@ -30,7 +30,12 @@ def check_schema(schema: str | Mapping[str, Any] | bool, *, max_chars: int, max_
         if isinstance(value, Mapping):
             _check_object(path, value)
     try:
-        text = json.dumps(schema, allow_nan=False)
+        text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"The schema holds {error.object[error.start]!r}, which is half of a character or a byte that is no UTF-8."
+        ) from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The schema is no JSON: {error}.") from None
     if len(text) > max_chars:
