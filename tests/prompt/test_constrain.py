@@ -254,7 +254,13 @@ def test_the_time_of_steps_is_that_of_all_completions_of_a_constraint(constraine
 
 
 @pytest.mark.parametrize(
-    "make", [lambda c: c.regex("a\udcff"), lambda c: c.grammar('start: "\ud800"'), lambda c: c.choice(["a", "\udcff"])]
+    "make",
+    [
+        lambda c: c.regex("a\udcff"),
+        lambda c: c.grammar('start: "\ud800"'),
+        lambda c: c.choice(["a", "\udcff"]),
+        lambda c: c.json_schema({"const": "\ud800"}),
+    ],
 )
 def test_half_a_character_is_a_clear_error(constrainer, make):
     with pytest.raises(ConfigError, match="half of a character"):
