@@ -243,13 +243,14 @@ def test_what_becomes_costly_ends_its_own_request_alone(model, bpe):
 def test_the_time_of_steps_is_that_of_all_completions_of_a_constraint(constrainer, monkeypatch):
     now = iter(range(0, 10_000, 100))  # every look at the clock is 100 s later
     monkeypatch.setattr("touchstone.prompt.constrain.time.thread_time", lambda: next(now))
-    monkeypatch.setattr("touchstone.prompt.constrain.GRACE_S", 450.0)
+    monkeypatch.setattr("touchstone.prompt.constrain.GRACE_S", 90.0)
     factory = constrainer.regex("a*")
     rules = [factory(REQUEST) for _ in range(5)]
     for rule in rules[:4]:
         rule.apply(torch.zeros(307))
     with pytest.raises(ConfigError, match="each token takes it too long"):
         rules[4].apply(torch.zeros(307))
+    monkeypatch.setattr("touchstone.prompt.constrain.GRACE_S", 110.0)
     constrainer.regex("a*")(REQUEST).apply(torch.zeros(307))  # asked for anew, it has time of its own
 
 

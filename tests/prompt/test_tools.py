@@ -132,25 +132,56 @@ def test_what_is_no_call_is_all_said(named, text):
     assert told + reader.finish()[0] == text
 
 
-@pytest.mark.parametrize("only_calls", [False, True])
-def test_of_a_call_that_is_cut_off_nothing_is_said(named, only_calls):
+NAMES = ["weather", "clock"]
+
+
+def told(form, text, **settings):
+    """What is told of a text that was cut off, and the calls in it."""
+    reader = form.reader(NAMES, **settings)
+    said = "".join(reader.push(char) for char in text)
+    rest, calls = reader.finish(is_cut=True)
+    return said + rest, [call.name for call in calls]
+
+
+def test_of_a_call_that_is_cut_off_nothing_is_said(named):
     name, chat = named
     form = ToolFormat.of(chat)
     written = WRITTEN[name]
-    begun = len(form.sign) if form.sign else written.index('"name"') + len('"name":')
-    for end in range(written.index(form.sign) + begun if form.sign else begun, len(written)):
-        reader = form.reader(only_calls=only_calls)
-        said = "".join(reader.push(char) for char in written[:end])
-        rest, calls = reader.finish(is_cut=True)
-        assert calls or not (said + rest).strip()
+    begun = len(form.sign) if form.sign else written.index("weather") + 1
+    for end in range(begun, len(written) - len(form.tail)):
+        said, calls = told(form, "" if not form.sign and end < begun else written[:end])
+        assert not said.strip() or calls
+    for end in range(len(written)):
+        said, calls = told(form, written[:end], only_calls=True)
+        assert said == ""
+    said, calls = told(form, f"{written}{'; ' if not form.sign else chr(10)}{written[: begun + 5]}")
+    assert (said.strip(), calls) == ("", ["weather"])
 
 
 def test_a_text_that_is_cut_off_is_said(named):
     form = ToolFormat.of(named[1])
-    for text in ("plain", '{"a": 1', "[1, 2", "a < b <tool", '{"names'):
-        reader = form.reader()
-        said = "".join(reader.push(char) for char in text)
-        assert said + reader.finish(is_cut=True)[0] == text
+    sign = form.sign or "<tool_call>"
+    for text in (
+        "plain",
+        '{"a": 1',
+        "[1, 2",
+        "a < b",
+        '{"names',
+        '{"name": "Anna", "age": 3, "li',
+        f"The tag {sign} opens a call, and then",
+    ):
+        assert told(form, text) == (text, [])
+    if form.sign:
+        assert told(form, f"Hi {form.sign[:4]}") == ("Hi ", [])
+
+
+def test_a_call_of_numbers_that_no_float_holds_is_told_as_it_is(named):
+    name, chat = named
+    form = ToolFormat.of(chat)
+    text = WRITTEN[name].replace("2", "1e999")
+    reader = form.reader(NAMES, only_calls=True)
+    assert reader.push(text) == ""
+    assert reader.finish() == (text, [])
 
 
 def test_a_stream_tells_the_same_as_the_whole_text(named):

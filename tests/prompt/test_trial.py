@@ -2,10 +2,14 @@
 
 import gc
 import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
 
+from touchstone.apart import end_process
 from touchstone.errors import ConfigError, Unavailable
 from touchstone.prompt.constrain import Constrainer
 from touchstone.prompt.trial import TOO_COSTLY
@@ -89,14 +93,45 @@ def test_what_can_go_on_in_one_way_only_is_followed_token_by_token(constrainer, 
 
 
 @pytest.mark.slow
-def test_a_process_that_is_stopped_is_not_the_grammars_fault(constrainer, monkeypatch):
+@pytest.mark.parametrize("sign", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_process_that_is_stopped_from_outside_is_followed_by_another(constrainer, monkeypatch, sign):
     constrainer.regex("stopped?")
-    monkeypatch.setattr("touchstone.prompt.trial._WALL_S", 0.5)
-    constrainer._trial._process.send_signal(signal.SIGSTOP)
-    with pytest.raises(Unavailable, match="Try again"):
-        constrainer.regex("(stopped)+")
-    monkeypatch.undo()
-    constrainer.regex("(stopped)+")
+    monkeypatch.setattr("touchstone.prompt.trial._WALL_S", 5.0)
+    constrainer._trial._process.send_signal(sign)
+    constrainer.regex(f"(stopped by {sign.value})+")
+
+
+@pytest.mark.slow
+def test_a_machine_that_lets_no_process_work_is_not_the_grammars_fault(constrainer, monkeypatch):
+    def idle(path):
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    constrainer.regex("idle?")
+    end_process(constrainer._trial._process)
+    with monkeypatch.context() as patched:
+        patched.setattr("touchstone.prompt.trial._WALL_S", 0.3)
+        patched.setattr("touchstone.prompt.trial.start_script", idle)
+        with pytest.raises(Unavailable, match="Try again"):
+            constrainer.regex("(idle)+")
+    constrainer.regex("(idle)+")
+
+
+@pytest.mark.slow
+def test_who_interrupts_a_trial_gets_the_verdicts_of_the_next_grammars(constrainer, monkeypatch):
+    constrainer.regex("interrupted?")
+    process = constrainer._trial._process
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Timer, "cancel", interrupted)  # while the answer is on its way
+        with pytest.raises(KeyboardInterrupt):
+            constrainer.regex("(interrupted)+")
+    assert process.poll() is not None
+    with pytest.raises(ConfigError, match="nosuch"):
+        constrainer.grammar("start: nosuch")
+    constrainer.grammar('start: "a"')
 
 
 @pytest.mark.slow

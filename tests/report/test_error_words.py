@@ -118,10 +118,18 @@ def test_what_nobody_has_translated_stays_whole():
         assert words("zh").told(message) == message
 
 
+def test_what_a_user_has_named_is_never_translated():
+    told = words("zh").told
+    for message in ("`--allow-host empty` is no host name; give the name alone, without http://, port or path: `--allow-host hidden`.",):
+        assert "`--allow-host hidden`" in told(message)
+    assert "`hidden`" in told("The server has no model `hidden`; it has `empty`.")
+    assert told("The chat template refuses these messages: empty.").endswith("empty。")
+
+
 def test_why_a_file_is_not_read_is_said_in_both_languages():
     told = words("zh").told
     assert told("the same file as a/b.txt") == "与 a/b.txt 是同一个文件"
-    assert told("suffix `.png` is not known") == "后缀 `.png` 不认识"
+    assert told("suffix `.png` is not known") == "不支持的后缀 `.png`"
     read = ast.parse((SOURCE / "text" / "read.py").read_text("utf-8"))
     why_not = next(node for node in ast.walk(read) if isinstance(node, ast.FunctionDef) and node.name == "_why_not")
     returned = [node.value for node in ast.walk(why_not) if isinstance(node, ast.Return)]

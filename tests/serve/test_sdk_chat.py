@@ -46,6 +46,12 @@ def ask(client, messages=HELLO, **settings):
     return client.chat.completions.create(model=NAME, messages=messages, **settings)
 
 
+def test_an_answer_goes_back_as_the_library_dumps_it(client):
+    said = ask(client, **SEEDED).choices[0].message
+    turns = [*HELLO, {**said.model_dump(), "audio": None, "annotations": []}, {"role": "user", "content": "and then?"}]
+    assert ask(client, turns, **SEEDED).usage.prompt_tokens > ask(client, **SEEDED).usage.prompt_tokens
+
+
 def test_an_answer_is_what_the_engine_writes_after_the_rendered_conversation(client, chat_model, prompt_of):
     prompt = prompt_of(HELLO)
     found = ask(client, n=2, **SEEDED)

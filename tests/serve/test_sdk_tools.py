@@ -81,6 +81,14 @@ def test_an_answer_that_calls_nothing_is_a_plain_one(client):
         assert choice.finish_reason in ("stop", "length", "tool_calls")
 
 
+def test_a_call_goes_back_as_the_library_dumps_it(client):
+    said = whole(client, tool_choice="required", parallel_tool_calls=False).message
+    dumped = said.model_dump()
+    dumped["tool_calls"][0]["index"] = 0  # as gathered from a stream
+    turns = [*ASK, dumped, {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": "fine"}]
+    client.chat.completions.create(model="tiny-tools", messages=turns, tools=[WEATHER, CLOCK], max_tokens=3)
+
+
 def test_results_are_given_back(client, served):
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo", "days": 2}'}}
     said = [

@@ -139,9 +139,10 @@ class _OnceUp(logging.StreamHandler[TextIO]):
 
 def _is_of_opening(line: str) -> bool:
     try:
-        return json.loads(line).get("event") in ("listening", "engine_ended")
+        said = json.loads(line)
     except ValueError:  # what the library of the server says of a fault
         return False
+    return isinstance(said, dict) and said.get("event") in ("listening", "engine_ended")
 
 
 def _log_to_stderr(log: logging.Logger) -> None:

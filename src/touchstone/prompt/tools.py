@@ -9,7 +9,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ _PROBE_TOOL = {
     "type": "function",
     "function": {"name": _NAME, "description": "", "parameters": {"type": "object", "properties": {_KEY: {"type": "string"}}}},
 }
-_BEGUN = re.compile(r'\s*[\[{][\s{]*"name"\s*:')  # a call without marks around it
+_BEGUN = re.compile(r'[\s;]*\[?\s*\{\s*"name"\s*:\s*"([^"]*)')  # a call without marks around it
+_LEAST_SIGN = 2  # characters of a mark that a text must end with to be taken for the beginning of one
 _COMPACT = {"x-guidance": {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}}
 
 
@@ -132,15 +133,22 @@ class ToolFormat:
         said.append(text[place:])
         return ("".join(said).strip() if calls else text), calls
 
-    def reader(self, *, only_calls: bool = False) -> "CallReader":
-        """For a text that comes piece by piece; only_calls: one that was held to calls and holds nothing else."""
-        return CallReader(self, only_calls=only_calls)
+    def reader(self, names: Collection[str] = (), *, only_calls: bool = False) -> "CallReader":
+        """For a text that comes piece by piece. names: of the tools. only_calls: it was held to calls and holds nothing else."""
+        return CallReader(self, names, only_calls=only_calls)
 
-    def without_cut_call(self, text: str) -> str:
-        """What was said in a text that ended too early: a call that had begun is left out, for half of a call can be of no use."""
-        if self.sign:
-            return text.partition(self.sign)[0]
-        return "" if _BEGUN.match(text) else text
+    def without_cut_call(self, text: str, names: Collection[str]) -> str:
+        """What was said in a text that ended too early: a call of one of these tools that had begun is left out, for half is of no use."""
+        if not self.sign:
+            begun = _BEGUN.match(text)
+            return "" if begun and any(name.startswith(begun[1]) for name in names) else text
+        at = text.find(self.sign)
+        while at >= 0:
+            if text[at + len(self.sign) :].lstrip()[:1] in ("", "{", "["):
+                return text[:at]
+            at = text.find(self.sign, at + 1)
+        ends = (n for n in range(len(self.sign) - 1, _LEAST_SIGN - 1, -1) if text.endswith(self.sign[:n]))
+        return text[: len(text) - next(ends, 0)]
 
     def _next_start(self, text: str, place: int) -> int | None:
         """Where the JSON of the next call begins."""
@@ -195,8 +203,9 @@ class ToolFormat:
 class CallReader:
     """Tells apart, while a text comes, what is said and what is called. What could be the beginning of a call waits until it is clear."""
 
-    def __init__(self, form: ToolFormat, *, only_calls: bool = False) -> None:
+    def __init__(self, form: ToolFormat, names: Collection[str], *, only_calls: bool = False) -> None:
         self._form = form
+        self._names = names
         self._only_calls = only_calls
         self._text = ""
         self._n_told = 0
@@ -214,10 +223,10 @@ class CallReader:
     def finish(self, *, is_cut: bool = False) -> tuple[str, list[ToolCall]]:
         """The rest of what is said, and all whole calls, each with an id. is_cut: whether the text ended too early."""
         said, calls = self._form.parse(self._text[self._n_told :])
-        if self._only_calls:
+        if self._only_calls and (calls or is_cut):
             said = ""
         elif is_cut:
-            said = self._form.without_cut_call(said)
+            said = self._form.without_cut_call(said, self._names)
         return said, [ToolCall(call.name, call.arguments, call.id or f"call_{secrets.token_hex(12)}") for call in calls]
 
     def _n_sure(self) -> int:

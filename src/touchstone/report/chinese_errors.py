@@ -55,9 +55,7 @@ CHINESE_ERRORS: dict[str, str] = {
     "{source}: a key has at least {n} characters, all of them ASCII and no space.": (
         "{source}：密钥至少要有 {n} 个字符，只能用 ASCII 字符，且不含空格。"
     ),
-    "The engine process ended before it had opened the model; what it said stands above.": (
-        "引擎进程还没打开模型就已退出；它输出的内容见上。"
-    ),
+    "The engine process ended before it had opened the model; what it said stands above.": ("引擎进程还没打开模型就已退出；其输出见上文。"),
     # finding and opening a model: infer/locate.py, infer/loading.py, infer/language_model.py, models/checkpoint.py, runtime.py
     "{path}: a model is a folder with `config.json` and its weights; this is a file. Give the folder it is in.": (
         "{path}：模型是包含 `config.json` 和权重的文件夹，而这是一个文件；请给出它所在的文件夹。"
@@ -96,7 +94,7 @@ CHINESE_ERRORS: dict[str, str] = {
     "This machine has no device `{name}`; it has {here}. Leave `device` at auto to take the fastest.": (
         "本机没有设备 `{name}`，只有 {here}。把 `device` 保持为 auto 即可使用最快的设备。"
     ),
-    "No numeric type `{name}`; known: auto, {known}.": "没有数值类型 `{name}`；可用的有：auto, {known}。",
+    "No numeric type `{name}`; known: auto, {known}.": "没有数值类型 `{name}`；可用：auto、{known}。",
     "{device} cannot compute in {name}; use float32.": "{device} 不能用 {name} 计算；请用 float32。",
     "This model cannot `{ability}`: {reason}. It can {able}.": "这个模型不能 `{ability}`：{reason}。它可以 {able}。",
     "The draft model must be a decoder: only that guesses token after token.": "草稿模型必须是解码器：只有解码器能逐个词元地猜测。",
@@ -132,29 +130,29 @@ CHINESE_ERRORS: dict[str, str] = {
     "The chat template writes far more than it may; it was stopped.": "对话模板写出的内容远超限制，已被终止。",
     "The chat template crashed its process on these messages, twice.": "对话模板处理这些消息时，进程两次崩溃。",
     "The process that renders the chat template was stopped or got no processor time, twice; this machine may be too busy. Try again.": (
-        "渲染对话模板的进程两次被停住或得不到处理器时间；本机可能过于繁忙，请重试。"
+        "渲染对话模板的进程两次被挂起或分不到处理器时间；本机可能过于繁忙，请重试。"
     ),
     # a server as one who answers: flows/chat_remote.py
     "The connection to {place} broke: {reason}.": "与 {place} 的连接中断：{reason}。",
     "{place} does not answer as a server of models does: {reason}.": "{place} 的应答不像模型服务器：{reason}。",
     "{place} lists no models at {path}/v1/models; is it a server of models?": (
-        "{place} 在 {path}/v1/models 没有列出模型；它是模型服务器吗？"
+        "{place} 在 {path}/v1/models 没有列出模型；请确认它是模型服务器。"
     ),
     "The server has several models; say which with `--name`: {named}.": "服务器上有多个模型；请用 `--name` 指明：{named}。",
-    "The server has no model `{name}`; it has {named}.": "服务器上没有模型 `{name}`；它有 {named}。",
+    "The server has no model `{name}`; it has {named}.": "服务器上没有模型 `{name}`；现有：{named}。",
     "The model `{name}` has no chat template, so it knows no conversations; ask the server's /v1/completions, or use `touchstone complete`"
     " and `touchstone generate` where its folder is.": (
         "模型 `{name}` 没有对话模板，不会对话；请改用服务器的 /v1/completions，或在模型所在的机器上用 `touchstone complete` 和"
         " `touchstone generate`。"
     ),
-    "{place} cannot be reached: {reason}; is the server running there?": "无法连接 {place}：{reason}；服务器在那里运行吗？",
+    "{place} cannot be reached: {reason}; is the server running there?": "无法连接 {place}：{reason}；请确认服务器已在该处启动。",
     "The server wants an API key; put yours into the environment variable TOUCHSTONE_API_KEY.": (
         "服务器需要 API 密钥；请把密钥放入环境变量 TOUCHSTONE_API_KEY。"
     ),
     "The server refuses ({status}): {said}": "服务器拒绝了请求（{status}）：{said}",
     "`{address}` is no address; write one as http://host:port.": "`{address}` 不是地址；请写成 http://主机:端口。",
     "An address is http://host:port, with nothing secret in it; an API key goes into TOUCHSTONE_API_KEY.": (
-        "地址的形式是 http://主机:端口，不含任何秘密；API 密钥请放入 TOUCHSTONE_API_KEY。"
+        "地址的形式是 http://主机:端口，不要包含密码等敏感信息；API 密钥请放入 TOUCHSTONE_API_KEY。"
     ),
     "TOUCHSTONE_API_KEY holds characters that no key has; set it to the key alone.": (
         "TOUCHSTONE_API_KEY 含有密钥中不会有的字符；请只放密钥本身。"
@@ -171,7 +169,7 @@ CHINESE_ERRORS: dict[str, str] = {
     "a link to nothing": "失效的链接",
     "not a regular file": "不是普通文件",
     "it has no suffix": "没有后缀",
-    "suffix `{suffix}` is not known": "后缀 `{suffix}` 不认识",
+    "suffix `{suffix}` is not known": "不支持的后缀 `{suffix}`",
     "the same file as {path}": "与 {path} 是同一个文件",
     "the same file as another": "与另一个文件相同",
     "{n} redirects": "{n} 个重定向页面",

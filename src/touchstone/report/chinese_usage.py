@@ -4,7 +4,7 @@ __all__ = ["CHINESE_USAGE"]
 
 CHINESE_USAGE: dict[str, str] = {
     # cli/main.py and cli/slips.py
-    "{told}. Did you mean `{command}`?": "{told}。您是不是想输入 `{command}`？",
+    "{told}. Did you mean `{command}`?": "{told}。你是不是想输入 `{command}`？",
     "{told}. See `{command}`.": "{told}。请看 `{command}`。",
     "`touchstone {verb}` has no option `{name}`": "`touchstone {verb}` 没有选项 `{name}`",
     "No verb `{name}`. All: {names}": "没有命令 `{name}`；全部命令：{names}",
@@ -35,7 +35,7 @@ CHINESE_USAGE: dict[str, str] = {
     "Connection refused": "连接被拒绝",
     "Connection reset by peer": "连接被对方断开",
     "Is a directory": "这是一个文件夹",
-    "Name or service not known": "不认识这个主机名",
+    "Name or service not known": "无法解析该主机名",
     "Network is unreachable": "网络不通",
     "No route to host": "无法到达该主机",
     "No such file or directory": "没有这个文件或文件夹",

@@ -27,6 +27,18 @@ ERRORS: dict[str, dict[str, str]] = {"en": {}, "zh": CHINESE_USAGE | CHINESE_ERR
 """Messages of errors by the English ones, which the code has; the first that fits counts."""
 
 _PARTS = 4  # a message within a message within a message
+_MESSAGES = {
+    "told",
+    "fault",
+    "near",
+    "reason",
+    "kept",
+    "error",
+    "refused",
+    "said",
+    "again",
+}  # marks that a message of ours fills, not a name
+_LONGEST = 4000  # characters of a message that is looked for in the table
 
 
 class Words:
@@ -88,16 +100,16 @@ def marks(text: str) -> set[str]:
 
 
 def _translated(message: str, errors: Mapping[str, str], n_deep: int) -> str:
-    """The message by the first pattern that fits it; what fills it is translated too.
+    """The message by the first pattern that fits it; a message that fills it is translated too, what users have named is not.
 
     A mark `told` stands for the message proper: where nobody has translated that, the whole stays as it is, in one language.
     """
-    for english, text in errors.items():
+    for english, text in errors.items() if len(message) <= _LONGEST else ():
         found = _pattern(english).fullmatch(message)
         if found is None:
             continue
         parts = found.groupdict()
-        filling = {name: _translated(part, errors, n_deep - 1) if n_deep else part for name, part in parts.items()}
+        filling = {name: _translated(part, errors, n_deep - 1) if n_deep and name in _MESSAGES else part for name, part in parts.items()}
         if "told" not in parts or filling["told"] != parts["told"]:
             return text.format(**filling)
     return message

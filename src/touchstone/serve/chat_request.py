@@ -46,6 +46,7 @@ class ToolCall(BaseModel):
     id: str
     type: Literal["function"]
     function: CalledFunction
+    index: int | None = None  # left over from the pieces of a stream
 
 
 def _of_role(role: str, then: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +76,9 @@ class ChatMessage(BaseModel):
     tool_call_id: str | None = None
     tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_CALLS, fail_fast=True)
     refusal: None = None
+    function_call: None = None  # as clients send back what they were answered: an SDK's message has all its fields
+    audio: None = None
+    annotations: list[Any] | None = Field(None, max_length=0)
 
     @field_validator("content", mode="before")
     @classmethod
@@ -182,7 +186,7 @@ class ChatRequest(Generating):
             raise ValueError("`tools` and a form for the answer (`response_format`, `regex`, …) exclude each other; give one.")
         cuts = [name for name in ("stop", "ignore_eos", "min_tokens") if self.forces_calls and getattr(self, name)]
         if cuts:
-            raise ValueError(f"`{cuts[0]}` could end a call that `tool_choice` asks for in its middle, or go on behind it; leave one out.")
+            raise ValueError(f"`{cuts[0]}` cannot be combined with calls that `tool_choice` forces; leave one out.")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("`top_logprobs` needs `logprobs`; set it to true.")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:

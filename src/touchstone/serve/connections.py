@@ -5,6 +5,7 @@ its answer, would hold its connection for good. What is no HTTP is told so in th
 """
 
 import asyncio
+import sys
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +28,7 @@ _FULL = (
 )
 
 
-def timed_connections(header_s: float, read_s: float, max_connections: int, max_header_bytes: int) -> type[H11Protocol]:
+def timed_connections(header_s: float, read_s: float, max_connections: int) -> type[H11Protocol]:
     """A protocol class whose requests must have arrived, headers and all, header_s after their connection or their first byte.
 
     read_s: for a client to take some of what it is sent; one that takes nothing for so long is cut off, and so its request ends.
@@ -67,7 +68,7 @@ def timed_connections(header_s: float, read_s: float, max_connections: int, max_
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:
-            is_large = len(self.conn.trailing_data[0]) > max_header_bytes
+            is_large = getattr(sys.exception(), "error_status_hint", None) == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             status, body = (431, _TOO_LARGE) if is_large else (400, _NO_HTTP)
             headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
             try:

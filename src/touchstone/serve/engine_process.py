@@ -20,7 +20,7 @@ from touchstone.serve.frames import Channel
 __all__ = ["main"]
 
 _PREPARING_THREADS = 2  # one long text does not hold up the others' prompts
-_GRAMMAR_THREADS = 8  # grammars, which can take seconds, hold up neither; they are tried one by one, those that are known pass by
+_GRAMMAR_THREADS = 8  # grammars, which can take seconds, hold up neither; those that are known pass by up to seven that are tried
 
 
 def main(descriptor: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from touchstone.errors import ConfigError, TouchstoneError, Unsupported
+from touchstone.errors import ConfigError, TouchstoneError, Unavailable, Unsupported
 from touchstone.infer import LanguageModel, Request, Sampling, TokenEvent, TokenLogprob, rolling_logits
 from touchstone.infer.request import RuleFactory
 from touchstone.prompt.constrain import Constrainer
@@ -46,6 +46,8 @@ class Jobs:
             try:
                 self._chat = ChatFormat.of(model.card.chat_template, model.tokenizer)
                 self._calls = ToolFormat.of(self._chat)
+            except Unavailable:  # what the model can was not found out: the next start tries again
+                raise
             except TouchstoneError as error:
                 if self._chat is None:
                     self.chat_problem = str(error)
@@ -103,7 +105,8 @@ class Jobs:
             sampling = sampling.model_copy(update={"constraint": self._forced_call(tools, message["tool_choice"])})
         end_ids = frozenset() if message.get("messages") is None else self._need_chat().end_ids
         requests = [Request(prompt, sampling, salt=message.get("salt", ""), end_ids=end_ids) for prompt in prompts]
-        reader = None if not tools or self._calls is None else functools.partial(self._calls.reader, only_calls=is_forced)
+        names = [tool["function"]["name"] for tool in tools]
+        reader = None if not tools or self._calls is None else functools.partial(self._calls.reader, names, only_calls=is_forced)
         teller = _Teller(self._model.tokenizer, has_logprobs=sampling.top_logprobs is not None, reader=reader)
         job = Generation(message["id"], requests, teller)
         if not message.get("echo") and not is_silent:

@@ -108,7 +108,8 @@ class Guard:
         """Wait for no body any more: those that are not all there are refused."""
         self._is_ending = True
         for waiting in self._arriving:
-            waiting.reschedule(asyncio.get_running_loop().time())
+            if not waiting.expired():  # else it ends by itself, at its own time
+                waiting.reschedule(asyncio.get_running_loop().time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

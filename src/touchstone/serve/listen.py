@@ -116,8 +116,8 @@ class _Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._service.is_draining = True
-        self._guard.end()
         self._draining = asyncio.get_running_loop().create_task(self._drain())
+        self._guard.end()
 
     async def _drain(self) -> None:
         try:
@@ -132,7 +132,7 @@ class _Server(uvicorn.Server):
 def _config(app: Any, limits: ServeLimits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=timed_connections(limits.header_s, limits.body_s, limits.max_connections, limits.max_header_bytes),
+        http=timed_connections(limits.header_s, limits.body_s, limits.max_connections),
         ws="none",
         lifespan="off",
         loop="asyncio",

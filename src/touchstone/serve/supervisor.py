@@ -26,6 +26,7 @@ _STABLE_S = 60.0  # an engine that lived so long is started again at once
 _LONGEST_PAUSE_S = 30.0
 _END_S = 5.0  # for an engine to end by itself once its socket is closed
 _BEAT_S = 5.0  # between two questions for a sign of life
+_UNKNOWN = "It was ended before it said anything."
 
 
 @dataclass(frozen=True)
@@ -137,18 +138,20 @@ class Supervisor:
         self.pid = process.pid
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         watching = asyncio.create_task(self._watch(process))
+        problem: str | None = _UNKNOWN
         try:
             self._writer.write(packed(asdict(self._settings)))
-            return await self._serve(reader)
+            problem = await self._serve(reader)
+            return problem
         finally:
             watching.cancel()
-            is_open = self.is_up.is_set()
+            is_cut = problem is _UNKNOWN and not self.is_up.is_set()
             self.is_up.clear()
             self.state = "dead"
             self._fail_all()
             self._writer.close()
             self._writer = None
-            if not is_open and process.returncode is None:  # it still opens its model, looks at no socket, and has nothing to finish
+            if is_cut and process.returncode is None:  # it still opens its model, looks at no socket, and has nothing to finish
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
             await _ended(process)
