@@ -4,12 +4,10 @@ import gc
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
 
-from touchstone.apart import end_process
 from touchstone.errors import ConfigError, Unavailable
 from touchstone.prompt.constrain import Constrainer
 from touchstone.prompt.trial import TOO_COSTLY
@@ -97,7 +95,7 @@ def test_what_can_go_on_in_one_way_only_is_followed_token_by_token(constrainer, 
 def test_a_process_that_is_stopped_from_outside_is_followed_by_another(constrainer, monkeypatch, sign):
     constrainer.regex("stopped?")
     monkeypatch.setattr("touchstone.prompt.trial._WALL_S", 5.0)
-    constrainer._trial._process.send_signal(sign)
+    constrainer._trial._apart._process.send_signal(sign)
     constrainer.regex(f"(stopped by {sign.value})+")
 
 
@@ -107,10 +105,10 @@ def test_a_machine_that_lets_no_process_work_is_not_the_grammars_fault(constrain
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     constrainer.regex("idle?")
-    end_process(constrainer._trial._process)
+    constrainer._trial._apart.close()
     with monkeypatch.context() as patched:
-        patched.setattr("touchstone.prompt.trial._WALL_S", 0.3)
-        patched.setattr("touchstone.prompt.trial.start_script", idle)
+        patched.setattr(constrainer._trial._apart, "_start_s", 0.3)
+        patched.setattr("touchstone.apart._started", idle)
         with pytest.raises(Unavailable, match="Try again"):
             constrainer.regex("(idle)+")
     constrainer.regex("(idle)+")
@@ -119,13 +117,13 @@ def test_a_machine_that_lets_no_process_work_is_not_the_grammars_fault(constrain
 @pytest.mark.slow
 def test_who_interrupts_a_trial_gets_the_verdicts_of_the_next_grammars(constrainer, monkeypatch):
     constrainer.regex("interrupted?")
-    process = constrainer._trial._process
+    process = constrainer._trial._apart._process
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(threading.Timer, "cancel", interrupted)  # while the answer is on its way
+        patched.setattr("touchstone.apart._read", interrupted)  # while the answer is on its way
         with pytest.raises(KeyboardInterrupt):
             constrainer.regex("(interrupted)+")
     assert process.poll() is not None
@@ -139,7 +137,7 @@ def test_the_process_ends_with_its_constrainer():
     tokenizer = Tokenizer.train(["abc"] * 9, kind="bpe", vocab_size=258, specials=("<|endoftext|>",))
     constrainer = Constrainer(tokenizer, [0], tokenizer.vocab_size)
     constrainer.regex("a")
-    process = constrainer._trial._process
+    process = constrainer._trial._apart._process
     assert process.poll() is None
     del constrainer
     gc.collect()

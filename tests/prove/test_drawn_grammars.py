@@ -12,7 +12,8 @@ import torch
 
 from touchstone.errors import TouchstoneError
 from touchstone.infer.request import Request
-from touchstone.prompt.constrain import GRACE_S, STEP_S, Constrainer
+from touchstone.prompt.constrain import GRACE_S, Constrainer
+from touchstone.prompt.trial import STEP_S
 from touchstone.text.tokenizer import Tokenizer
 
 N_GRAMMARS = 1000

@@ -20,6 +20,7 @@ WHOLE = (
     "flows/chat_local",
     "serve/keys",
     "serve/listen",
+    "serve/limits",
     "infer/locate",
     "cli/options",
 )

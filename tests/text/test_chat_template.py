@@ -30,14 +30,14 @@ def opened():
 
 
 def pid_of(template):
-    return template._process.pid
+    return template._apart._process.pid
 
 
 def stopped_as_they_come(template, until):
     """Stop every process of a template as soon as it is there."""
     seen = set()
     while not until.is_set():
-        process = template._process
+        process = template._apart._process
         if process is not None and process.pid not in seen:
             seen.add(process.pid)
             os.kill(process.pid, signal.SIGSTOP)
@@ -91,7 +91,7 @@ def test_what_computes_too_long_is_the_conversations_fault_and_is_tried_once(ope
     pid = pid_of(template)
     with pytest.raises(ConfigError, match=r"computed for more than 0\.2 s"):
         template.render({"messages": []})
-    assert template._process is None
+    assert template._apart._process is None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

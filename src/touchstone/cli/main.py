@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except TouchstoneError as error:
-        return _fail(words, type(error).__name__.lstrip("_"), _spelled(words, _told(words, str(error))), error.exit_code)
+        return _fail(words, type(error).__name__.lstrip("_"), str(error), error.exit_code)
     except _UsageProblem as problem:
         return _usage_problem(words, problem)
     except BrokenPipeError:
@@ -88,13 +88,6 @@ _RESUMED = (learn.train, begin.quickstart)  # these save on their way, as a benc
 
 _SECTIONS = {"text_field": "data", "label_field": "objective", "second_field": "objective", "vocab_size": "tokenizer"}
 """Settings that errors of data name, and where they lie in the settings of a training."""
-
-_OPENING = ("device", "dtype", "weights", "invariant", "draft")
-_SAMPLING = (
-    *("max_new_tokens", "min_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
-    *("frequency_penalty", "logit_bias", "stop", "seed", "n", "top_logprobs", "num_beams", "ignore_eos"),
-)
-"""Settings of the running of a model that verbs take as options."""
 
 
 class _Interrupted(TouchstoneError):
@@ -185,13 +178,13 @@ def _spelled(words: Sequence[str], message: str) -> str:
             return f"`{option}{value.replace('=', ' ')}`"
         return f"`{_SECTIONS[name]}.{name}{value}`" if verb == "train" and name in _SECTIONS else found.group()
 
-    return re.sub(rf"`({'|'.join((*_SECTIONS, *_OPENING, *_SAMPLING))})((?:=[^`]*)?)`", as_typed, message)
+    return re.sub(r"`([a-z][a-z_]*)((?:=[^`]*)?)`", as_typed, message)
 
 
 def _fail(words: Sequence[str], kind: str, message: str, exit_code: int) -> int:
     from touchstone.report.terminal import escaped_json, visible
 
-    message = _told(words, message)
+    message = _spelled(words, _told(words, message))
     if "--json" in words:
         document = escaped_json({"error": {"kind": kind, "message": message, "exit_code": exit_code}})
         sys.stdout.flush()

@@ -1,25 +1,20 @@
 """The verb `serve`: a model behind an address, until it is told to end. No torch is imported here: the engine process holds the model."""
 
-import ipaddress
 import json
 import logging
-import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import urlsplit
 
-from touchstone.errors import ConfigError, MissingPackage, printable
+from touchstone.errors import ConfigError, MissingPackage
 from touchstone.flows.opening import Opening
 from touchstone.report.terminal import Terminal
 
 __all__ = ["Publishing", "publish"]
 
 MAX_NAME = 256  # characters of a model's name
-
-_HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # as a Host header holds it, without its port
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,6 @@ def publish(
         raise MissingPackage(f'`serve` needs {error.name}: pip install "touchstone-lm[serve]".') from None
     name = _name_of(Path(folder)) if asked.name is None else asked.name
     _check_name(name)
-    _check_hosts(asked.hosts)
     limits = ServeLimits(
         max_body_bytes=asked.max_body_bytes,
         max_requests=asked.max_requests,
@@ -90,32 +84,6 @@ def _name_of(folder: Path) -> str:
 def _check_name(name: str) -> None:
     if not name.isprintable() or not name.strip() or len(name) > MAX_NAME:
         raise ConfigError(f"A model's name has from 1 to {MAX_NAME} printable characters; give one with `--name`.")
-
-
-def _check_hosts(names: Iterable[str]) -> None:
-    for name in names:
-        if not (_HOST_NAME.fullmatch(name) or _is_ip(name.strip("[]"))):
-            host = _host_in(name)
-            near = f": `--allow-host {host}`" if host else ", such as `--allow-host models.example.org`"
-            raise ConfigError(
-                f"`--allow-host {printable(name)}` is no host name; give the name alone, without http://, port or path{near}."
-            )
-
-
-def _host_in(address: str) -> str | None:
-    """The host name of what is an address in place of one."""
-    try:
-        host = urlsplit(address if "://" in address else f"//{address}").hostname
-    except ValueError:
-        return None
-    return host if host and _HOST_NAME.fullmatch(host) else None
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(text))
-    except ValueError:
-        return False
 
 
 class _OnceUp(logging.StreamHandler[TextIO]):

@@ -146,7 +146,7 @@ def _tell_left_out(left_out: Mapping[str, Any], max_bytes: int, terminal: Termin
 
 
 def said_of(not_read: Mapping[str, Any], words: Words) -> list[str]:
-    """A sentence on rows without text, and one for each reason that files were not read; the reader's reasons stand as it gave them."""
+    """A sentence on rows without text, and one for each reason that files were not read."""
     said = [words("evaluate.empty", n=f"{not_read['n_empty']:,}")] if not_read["n_empty"] else []
     return said + [words("evaluate.skipped", n=f"{n:,}", reason=words.told(reason)) for reason, n in not_read["files"].items()]
 

@@ -16,10 +16,10 @@ from touchstone.config import Config
 from touchstone.errors import ConfigError
 from touchstone.infer.rules import Rule
 
-__all__ = ["Completion", "Confidence", "FinishReason", "Request", "RuleFactory", "Sampling", "TokenEvent", "TokenLogprob"]
+__all__ = ["Completion", "Confidence", "Fault", "FinishReason", "Request", "RuleFactory", "Sampling", "TokenEvent", "TokenLogprob"]
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
-Fault = Literal["request", "model"]
+Fault = Literal["request", "model"]  # whose an error is
 RuleFactory = Callable[["Request"], Rule]  # makes the rule of one choice; called once for each, or for each beam
 
 DEFAULT_MAX_NEW_TOKENS = 256  # where neither request nor model says: ends soon even if the model never emits an end token

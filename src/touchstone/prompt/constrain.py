@@ -26,7 +26,7 @@ from touchstone.infer.language_model import LanguageModel
 from touchstone.infer.request import Request, RuleFactory
 from touchstone.prompt.formats import rewritten
 from touchstone.prompt.schema import check_schema, place_of
-from touchstone.prompt.trial import Trial
+from touchstone.prompt.trial import STEP_S, Trial
 from touchstone.prompt.trial_worker import longest_first
 from touchstone.text.tokenizer import Tokenizer
 
@@ -43,9 +43,8 @@ MAX_COMPILED_CHARS = 500_000  # of all that are kept: compiled, a character can 
 MAX_TOKEN_IDS = 2**24
 
 # What the steps of one constraint may take of the processor, over all its completions: measured are 0.1 ms a step and less, and 4 ms
-# with a vocabulary of 150,000. A step is what the cheapest that `Trial` follows may take; what is saved up does not grow without end.
+# with a vocabulary of 150,000. A step may take what the cheapest that `Trial` follows may; what is saved up does not grow without end.
 GRACE_S = 1.0  # for each completion
-STEP_S = 0.005
 
 # llguidance's own budgets, for what `Trial` has let through: a step costs milliseconds
 _LIMITS: dict[str, Any] = {

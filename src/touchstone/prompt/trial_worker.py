@@ -1,7 +1,7 @@
 """A script of its own process: compile grammars and follow them for a few tokens, so that one the compiler cannot bear ends this process.
 
-Run by `trial.py` as `python -I trial_worker.py`; lines of JSON come and go. Only the standard library and llguidance are imported. The
-time is the processor's, so that a busy machine refuses nothing that a quiet one takes.
+Run by `trial.py` as `python -I trial_worker.py`; JSON comes and goes, each behind its length in four bytes. Only the standard library and
+llguidance are imported. The time is the processor's, so that a busy machine refuses nothing that a quiet one takes.
 """
 
 import contextlib
@@ -56,21 +56,22 @@ def main() -> None:
     with contextlib.suppress(ValueError, OSError):  # macOS does not take it
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    told = json.loads(sys.stdin.readline())
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends this process, whatever it was started from
+    told = _heard()
     tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Vocabulary(told)), eos_token=told["ends"])
     limits = llguidance.LLParserLimits(**told["limits"])
     threading.stack_size(STACK_BYTES)
-    _say({})
-    for line in sys.stdin:
+    _say(b"")
+    while (grammar := _heard()) is not None:
         found: list[dict[str, Any]] = []
         signal.setitimer(signal.ITIMER_PROF, told["seconds"])  # its signal ends the process, in the midst of whatever
-        thread = threading.Thread(target=lambda text=line, found=found: found.append(_tried(json.loads(text), tokens, limits, told)))
+        thread = threading.Thread(target=lambda text=grammar, found=found: found.append(_tried(text, tokens, limits, told)))
         thread.start()
         thread.join()
         signal.setitimer(signal.ITIMER_PROF, 0)
         if not found:  # it raised
             return
-        _say(found[0])
+        _say(json.dumps(found[0]).encode())
 
 
 def _tried(grammar: str, tokens: llguidance.LLTokenizer, limits: llguidance.LLParserLimits, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,10 +93,15 @@ def _tried(grammar: str, tokens: llguidance.LLTokenizer, limits: llguidance.LLPa
     return {"problem": problem, "is_slow": min(seconds, default=0.0) > told["step_seconds"]}
 
 
-def _say(answer: Mapping[str, Any]) -> None:
-    answers = sys.stdout.buffer
-    answers.write(json.dumps(answer).encode() + b"\n")
-    answers.flush()
+def _heard() -> Any:
+    """What comes next; None at the end."""
+    head = sys.stdin.buffer.read(4)
+    return json.loads(sys.stdin.buffer.read(int.from_bytes(head, "big"))) if len(head) == 4 else None
+
+
+def _say(answer: bytes) -> None:
+    sys.stdout.buffer.write(len(answer).to_bytes(4, "big") + answer)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -124,11 +124,11 @@ CHINESE_ERRORS: dict[str, str] = {
     "The chat template {refused}: {message}.": "对话模板{refused}：{message}。",
     "refuses these messages": "拒绝了这些消息",
     "cannot be rendered": "无法渲染",
-    "The chat template computed for more than {seconds} s on these messages; it was stopped.": (
+    "The chat template computed for more than {seconds} s; it was stopped.": (
         "对话模板处理这些消息的计算时间超过 {seconds} 秒，已被终止。"
     ),
     "The chat template writes far more than it may; it was stopped.": "对话模板写出的内容远超限制，已被终止。",
-    "The chat template crashed its process on these messages, twice.": "对话模板处理这些消息时，进程两次崩溃。",
+    "The chat template crashed its process, twice.": "渲染对话模板的进程两次崩溃。",
     "The process that renders the chat template was stopped or got no processor time, twice; this machine may be too busy. Try again.": (
         "渲染对话模板的进程两次被挂起或分不到处理器时间；本机可能过于繁忙，请重试。"
     ),

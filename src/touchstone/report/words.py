@@ -27,17 +27,8 @@ ERRORS: dict[str, dict[str, str]] = {"en": {}, "zh": CHINESE_USAGE | CHINESE_ERR
 """Messages of errors by the English ones, which the code has; the first that fits counts."""
 
 _PARTS = 4  # a message within a message within a message
-_MESSAGES = {
-    "told",
-    "fault",
-    "near",
-    "reason",
-    "kept",
-    "error",
-    "refused",
-    "said",
-    "again",
-}  # marks that a message of ours fills, not a name
+# marks that a message fills, and not a name
+_MESSAGES = frozenset(("told", "fault", "near", "reason", "kept", "error", "refused", "said", "again"))
 _LONGEST = 4000  # characters of a message that is looked for in the table
 
 

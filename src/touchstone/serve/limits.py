@@ -17,8 +17,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from touchstone.errors import printable
+from touchstone.errors import ConfigError, printable
 from touchstone.serve.api_error import ApiError, ending
 from touchstone.serve.keys import Keys
 from touchstone.serve.logs import log
@@ -32,7 +33,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _OPEN_PATHS = (b"/health", b"/", b"/words.js", b"/tokens.js", b"/page.js", b"/page.css")
 _LINGER_S = 5.0  # for a refused body to come in, so that its sender reads why
 _LINGER_BYTES = 256 << 20
-_HOST = re.compile(rb"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_HOST = re.compile(rb"(?P<name>%b|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?" % _HOST_NAME.pattern.encode())
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # one without an end goes to the end: never tried twice
 _BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -73,10 +75,19 @@ class Hosts:
     """The names that a request may be addressed to: those given, this machine's, and any IP address.
 
     A page of a stranger can make a browser ask a name of its own that leads here (DNS rebinding), but never an address or our name.
+    Raises ConfigError for a name that no Host header can hold.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._names = {name.lower() for name in ("localhost", socket.gethostname(), *names)}
+        given = list(names)
+        wrong = next((name for name in given if not (_HOST_NAME.fullmatch(name) or _is_address(name))), None)
+        if wrong is not None:
+            meant = _host_meant(wrong)
+            near = f": `--allow-host {meant}`" if meant else ", such as `--allow-host models.example.org`"
+            raise ConfigError(
+                f"`--allow-host {printable(wrong)}` is no host name; give the name alone, without http://, port or path{near}."
+            )
+        self._names = {name.lower() for name in ("localhost", socket.gethostname(), *given)}
 
     def allow(self, header: bytes) -> bool:
         """Whether a Host header names this server."""
@@ -84,12 +95,7 @@ class Hosts:
         if found is None:
             return False
         name = found["name"].decode("ascii").lower()
-        if name in self._names:
-            return True
-        try:
-            return bool(ipaddress.ip_address(name.strip("[]")))
-        except ValueError:
-            return False
+        return name in self._names or _is_address(name)
 
 
 class Guard:
@@ -221,6 +227,22 @@ class Guard:
             seconds=round(seconds, 4),
             **visit.notes,
         )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name.strip("[]")))
+    except ValueError:
+        return False
+
+
+def _host_meant(text: str) -> str | None:
+    """The host name in what is an address in place of one."""
+    try:
+        host = urlsplit(text if "://" in text else f"//{text}").hostname
+    except ValueError:
+        return None
+    return host if host and _HOST_NAME.fullmatch(host) else None
 
 
 def read_json_body(data: bytes, max_depth: int) -> Any:

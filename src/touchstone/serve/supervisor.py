@@ -26,7 +26,6 @@ _STABLE_S = 60.0  # an engine that lived so long is started again at once
 _LONGEST_PAUSE_S = 30.0
 _END_S = 5.0  # for an engine to end by itself once its socket is closed
 _BEAT_S = 5.0  # between two questions for a sign of life
-_UNKNOWN = "It was ended before it said anything."
 
 
 @dataclass(frozen=True)
@@ -138,22 +137,20 @@ class Supervisor:
         self.pid = process.pid
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         watching = asyncio.create_task(self._watch(process))
-        problem: str | None = _UNKNOWN
         try:
             self._writer.write(packed(asdict(self._settings)))
-            problem = await self._serve(reader)
-            return problem
+            return await self._serve(reader)
+        except asyncio.CancelledError:
+            if not self.is_up.is_set():  # it still opens its model, looks at no socket, and has nothing to finish
+                _kill(process)
+            raise
         finally:
             watching.cancel()
-            is_cut = problem is _UNKNOWN and not self.is_up.is_set()
             self.is_up.clear()
             self.state = "dead"
             self._fail_all()
             self._writer.close()
             self._writer = None
-            if is_cut and process.returncode is None:  # it still opens its model, looks at no socket, and has nothing to finish
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
             await _ended(process)
             if self.facts:
                 log(event="engine_ended", exit_code=process.returncode)
@@ -168,7 +165,7 @@ class Supervisor:
                         await self.ask({"do": "beat"})
                 except TimeoutError:
                     log(event="engine_hung", seconds=self._step_s)
-                    process.kill()
+                    _kill(process)
                     return
                 await asyncio.sleep(_BEAT_S)
 
@@ -201,9 +198,13 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
     try:
         await asyncio.wait_for(process.wait(), _END_S)
     except (TimeoutError, asyncio.CancelledError):
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        _kill(process)
         await process.wait()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 def _named(message: str) -> str | None:

@@ -51,8 +51,7 @@ def main() -> None:
     compiled: dict[str, jinja2.Template] = {}  # the one template that this process is for
     for number in (signal.SIGPROF, signal.SIGALRM):  # each ends this process, whatever it was started from
         signal.signal(number, signal.SIG_DFL)
-    write.write(b"!")
-    write.flush()
+    _write(write, b"")
     while (head := read.read(4)) and len(head) == 4:
         job = json.loads(read.read(int.from_bytes(head, "big")))
         signal.alarm(job["alarm_s"])  # should the parent die before it can kill this process
