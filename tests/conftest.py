@@ -1,6 +1,7 @@
 """What all tests share: shape checks while testing, seeds, the test data, and the ways a save can be cut short."""
 
 import errno
+import gzip
 import io
 import os
 import random
@@ -55,6 +56,18 @@ def test_data():
     if not folder.is_dir() or not any(folder.iterdir()):
         pytest.skip(f"needs the test data: {folder} is not there (set TOUCHSTONE_TEST_DATA)")
     return folder
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a text into a file of a name, packed where that ends in .gz."""
+
+    def write(text, name):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -202,3 +202,16 @@ def test_the_settings_that_errors_name_are_settings_of_a_training():
     for name, section in module._SECTIONS.items():
         kinds = [ClassifyConfig] if section == "objective" else [RunConfig.model_fields[section].annotation]
         assert any(name in str(getattr(kind, "model_fields", kind)) for kind in kinds), name
+
+
+@pytest.mark.parametrize(("option", "value"), [("--grammar", "start: A"), ("--json-schema", '{"type": "object"}')])
+def test_a_form_that_is_no_file_is_told_so(option, value, capsys):
+    assert main(["generate", "runs/none", "x", option, value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "take the name of a file" in line
+
+
+def test_a_form_that_is_no_text_is_told_so(tmp_path, capsys):
+    (tmp_path / "form").write_bytes(b"start: \xff")
+    assert main(["generate", "runs/none", "x", "--grammar", str(tmp_path / "form")]) == 2
+    assert "byte 7 is no UTF-8" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Files that the tests of this folder write."""
 
-import gzip
 import json
 
 import pytest
@@ -11,15 +10,5 @@ def jsonl(tmp_path):
     def write(*rows, name="rows.jsonl"):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" if isinstance(row, dict) else row + "\n" for row in rows))
         return tmp_path / name
-
-    return write
-
-
-@pytest.fixture
-def written(tmp_path):
-    def write(text, name):
-        path = tmp_path / name
-        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-        return path
 
     return write

@@ -1,6 +1,5 @@
 """Rows with labels and pairs of texts."""
 
-import gzip
 import itertools
 import json
 
@@ -13,13 +12,8 @@ from touchstone.text.read import ReadReport
 
 
 @pytest.fixture
-def write(tmp_path):
-    def make(name, text):
-        path = tmp_path / name
-        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-        return path
-
-    return make
+def write(written):
+    return lambda name, text: written(text, name)
 
 
 def test_the_same_rows_are_read_from_every_format(write):

@@ -35,7 +35,7 @@ from touchstone.cli.options import (
     biases,
     text_or_stdin,
 )
-from touchstone.errors import ConfigError
+from touchstone.errors import ConfigError, printable
 
 __all__ = ["BadRows", "complete", "evaluate", "generate"]
 
@@ -263,9 +263,10 @@ def _content(path: Path | None) -> str | None:
     """The text of a file; None where none is named."""
     if path is None:
         return None
-    from touchstone.errors import ConfigError
-
     try:
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error}).") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{printable(str(path))}: byte {error.start} is no UTF-8; give text in UTF-8.") from None
+    except OSError as error:
+        told = f"`{printable(str(path))}` cannot be opened: {error.strerror}. `--grammar` and `--json-schema` take the name of a file."
+        raise ConfigError(told) from None
