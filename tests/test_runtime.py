@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -163,6 +164,25 @@ def test_memory_held_grows_with_an_array_and_the_peak_stays():
     pages.close()
     assert runtime.peak_resident_bytes() > peak - (4 << 20)  # the kernel counts pages in batches
     assert runtime.memory_bytes() >= peak
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such settings")
+@pytest.mark.parametrize(("users", "kept"), [({}, True), ({"MALLOC_ARENA_MAX": "2"}, False)])
+def test_large_buffers_are_kept_for_the_next_ones_and_go_back_afterwards(users, kept):
+    code = (
+        "import resource, numpy, touchstone.runtime as r\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    numpy.empty(100 << 20, dtype=numpy.uint8)[::4096] = 1\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "with r.large_buffers_kept():\n"
+        "    faults(); again = faults(); held = r.resident_bytes()\n"
+        "print(again < 100, held - r.resident_bytes() > 90 << 20, faults() > 25_000)\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")} | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment | users, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "True"] if kept else done.stdout.split()[0] == "False"
 
 
 @pytest.mark.gpu

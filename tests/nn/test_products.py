@@ -81,3 +81,12 @@ def test_a_missing_operator_is_not_chosen(monkeypatch):
 
     monkeypatch.setattr(products, "multiply_onednn", missing)
     assert choose_product().name == "torch"
+
+
+@needs_onednn
+def test_a_trainings_choice_is_measured_with_the_gradients(monkeypatch):
+    asked = []
+    monkeypatch.setattr(products, "_to_weight", lambda grad, x: asked.append(1) or grad.t() @ x)
+    monkeypatch.setattr(products, "onednn_works", lambda: True)
+    choose_product()
+    assert asked

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from touchstone.train import cross_entropy
 from touchstone.train.cross_entropy import overwriting_nll
 
 N, V = 7, 11
@@ -27,7 +28,9 @@ def plain(logits, targets, counts, label_smoothing, z_loss):
 
 @pytest.mark.parametrize(("label_smoothing", "z_loss"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.3), (0.1, 0.01)])
 @pytest.mark.parametrize("factor", [1.0, 0.37])
-def test_loss_and_gradient_are_those_of_the_formula(scored, label_smoothing, z_loss, factor):
+@pytest.mark.parametrize("rows_at_once", [1, 3, N])
+def test_loss_and_gradient_are_those_of_the_formula(scored, label_smoothing, z_loss, factor, rows_at_once, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "_CACHED", rows_at_once * V)
     logits, targets, counts = scored
     theirs, ours = (logits.clone().requires_grad_() for _ in range(2))
     expected, expected_nll = plain(theirs, targets, counts, label_smoothing, z_loss)

@@ -33,7 +33,7 @@ __all__ = [
 ProductName = Literal["torch", "onednn"]
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-_SHAPES = ((1024, 192, 768), (16, 768, 768), (1024, 192, 4096))  # (rows, in, out): training, decoding and head products of small models
+_SHAPES = ((1024, 192, 768), (2048, 384, 384), (1024, 192, 4096))  # (rows, in, out) of small models: MLP, attention, head
 _DECODED_ROWS = (1, 8)
 _MAX_MEASURED = 2**25  # weights, 128 MB: more than most caches hold
 _MAX_TRIES = 5
@@ -70,10 +70,10 @@ class ProductChoice:
 
 
 def choose_product(net: nn.Module | None = None) -> ProductChoice:
-    """Measure both products on this machine, a few milliseconds each, with the threads that are set now.
+    """Measure both products on this machine, with the threads that are set now.
 
     net: whose weights are multiplied, by one row and by a few, as when it decodes: each weight comes from memory, not from a cache. None =
-        products of a small model's training.
+        products of a small model's training, with those of its gradients.
     """
     if not onednn_works():
         return ProductChoice("torch", None, "oneDNN's fp32 product is not to be had in this build of torch")
@@ -148,11 +148,18 @@ def holds_here(trial: Callable[[], bool]) -> bool:
         return False
 
 
-_Work = list[tuple[Tensor, Tensor]]  # products to be timed as one: inputs and weight of each
+_Work = list[Callable[[Product], object]]  # multiplications that are timed as one
 
 
 def _training_works() -> list[_Work]:
-    return [[(torch.randn(n_rows, d_in), torch.randn(d_out, d_in))] for n_rows, d_in, d_out in _SHAPES]
+    """Forward and backward: a kernel may be the faster one for x W^T and the slower one by far for the gradients' products."""
+    return [[_trained(torch.randn(n_rows, d_in), torch.randn(d_out, d_in))] for n_rows, d_in, d_out in _SHAPES]
+
+
+def _trained(x: Tensor, weight: Tensor) -> Callable[[Product], object]:
+    operands = (x.requires_grad_(), weight.requires_grad_())
+    to_out = torch.randn(len(x), len(weight))
+    return lambda product: torch.autograd.grad(product(*operands, None), operands, to_out)
 
 
 def _decoding_works(net: nn.Module) -> list[_Work]:
@@ -161,10 +168,13 @@ def _decoding_works(net: nn.Module) -> list[_Work]:
     for weight in weights:
         kept += [weight] if n < _MAX_MEASURED else []
         n += weight.numel()
-    return [[(torch.randn(n_rows, weight.shape[1]), weight) for weight in kept] for n_rows in _DECODED_ROWS]
+    return [[_decoded(torch.randn(n_rows, weight.shape[1]), weight) for weight in kept] for n_rows in _DECODED_ROWS]
 
 
-@torch.inference_mode()
+def _decoded(x: Tensor, weight: Tensor) -> Callable[[Product], object]:
+    return torch.inference_mode()(lambda product: product(x, weight, None))
+
+
 def _gain(works: list[_Work]) -> float:
     """The geometric mean over the works of torch's time divided by oneDNN's; of each product the best of several interleaved tries."""
     gains = []
@@ -173,9 +183,9 @@ def _gain(works: list[_Work]) -> float:
         begun = time.perf_counter()
         for n_tries in range(_MAX_TRIES):
             for name, product in _PRODUCTS.items():
-                for place, (x, weight) in enumerate(work):  # one after the other: a weight that was just used would come from a cache
+                for place, multiply in enumerate(work):  # one after the other: a weight that was just used would come from a cache
                     start = time.perf_counter()
-                    product(x, weight, None)
+                    multiply(product)
                     best[name][place] = min(best[name][place], time.perf_counter() - start)
             if n_tries and time.perf_counter() - begun > _SECONDS:
                 break

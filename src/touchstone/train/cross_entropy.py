@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["overwriting_nll"]
 
+_CACHED = 2**18  # logits, 1 MiB in fp32
+
 
 def overwriting_nll(
     logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], counts: Bool[Tensor, " N"], label_smoothing: float, z_loss: float
@@ -32,28 +34,16 @@ def overwriting_nll(
 class _OverwritingNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, counts: Tensor, label_smoothing: float, z_loss: float) -> tuple[Tensor, Tensor]:
-        row = targets.masked_fill(~counts, 0)[:, None]
         x = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-        log_z = x.logsumexp(-1, keepdim=True)
-        x.sub_(log_z)  # log p
-        nll = -(x.gather(1, row)[:, 0] * counts).sum()
-        total = nll
-        if label_smoothing:
-            total = (1.0 - label_smoothing) * nll - label_smoothing * (x.mean(-1) * counts).sum()
-        if z_loss:
-            total = total + z_loss * (log_z[:, 0].square() * counts).sum()
-        x.exp_()
-        if z_loss:
-            x.mul_(1.0 + 2.0 * z_loss * log_z)
-        if label_smoothing:
-            x.sub_(label_smoothing / x.shape[-1])
-        x.scatter_add_(1, row, x.new_full(row.shape, label_smoothing - 1.0))
-        if not counts.all():
-            x.mul_(counts[:, None])
+        row = targets.masked_fill(~counts, 0)[:, None]
+        total, nll = torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0])
+        for start in range(0, len(x), n := _rows_at_once(x)):
+            rows = slice(start, start + n)
+            total[rows], nll[rows] = _overwrite(x[rows], row[rows], counts[rows], label_smoothing, z_loss)
         ctx.gradient, ctx.dtype = x, logits.dtype
-        nll = nll.clone() if total is nll else nll
-        ctx.mark_non_differentiable(nll)
-        return total, nll
+        sums = total.sum(), nll.sum()
+        ctx.mark_non_differentiable(sums[1])
+        return sums
 
     @staticmethod
     @once_differentiable
@@ -62,3 +52,31 @@ class _OverwritingNll(torch.autograd.Function):
         if gradient is None:
             raise RuntimeError("The gradient of this loss has been handed on already; compute the loss again.")
         return gradient.mul_(to_total).to(ctx.dtype), None, None, None, None
+
+
+def _rows_at_once(x: Tensor) -> int:
+    """On a CPU as many rows as a cache holds: they are passed over several times."""
+    return max(1, _CACHED // x.shape[1]) if x.device.type == "cpu" else max(1, len(x))
+
+
+def _overwrite(
+    x: Float[Tensor, "n V"], row: Int[Tensor, "n 1"], counts: Bool[Tensor, " n"], label_smoothing: float, z_loss: float
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Logits become their gradient; returned are the loss and the plain negative log-likelihood of each row."""
+    log_z = x.logsumexp(-1, keepdim=True)
+    x.sub_(log_z)  # log p
+    nll = -x.gather(1, row)[:, 0] * counts
+    total = nll
+    if label_smoothing:
+        total = (1.0 - label_smoothing) * nll - label_smoothing * x.mean(-1) * counts
+    if z_loss:
+        total = total + z_loss * log_z[:, 0].square() * counts
+    x.exp_()
+    if z_loss:
+        x.mul_(1.0 + 2.0 * z_loss * log_z)
+    if label_smoothing:
+        x.sub_(label_smoothing / x.shape[-1])
+    x.scatter_add_(1, row, x.new_full(row.shape, label_smoothing - 1.0))
+    if not counts.all():
+        x.mul_(counts[:, None])
+    return total, nll

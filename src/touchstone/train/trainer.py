@@ -22,7 +22,7 @@ from torch import nn
 
 from touchstone.errors import ConfigError, RunFolderError, SaveFailed, TrainingDiverged
 from touchstone.files import lock_folder
-from touchstone.runtime import seed_everything
+from touchstone.runtime import large_buffers_kept, seed_everything
 from touchstone.text.batch import PERMUTATION_VERSION, Plan
 from touchstone.train.deadline import keep_to_time, last_step, schedule_place
 from touchstone.train.guard import StepGuard
@@ -98,7 +98,8 @@ class Trainer:
                     return self._outcome(ended, was_finished=True)
                 self.net.train()
                 try:
-                    self._train()
+                    with large_buffers_kept():
+                        self._train()
                 except StopNow:
                     return self._interrupt()
                 return self._finish()
