@@ -20,7 +20,8 @@ from touchstone.infer.request import Request, Sampling
 from touchstone.infer.scheduler import Limits
 from touchstone.models import build, decoder_spec
 from touchstone.models.quantized import quantize
-from touchstone.nn.int8 import choose_int8_product, use_int8_product
+from touchstone.nn.int8 import use_int8_product
+from touchstone.nn.int8_choice import choose_int8_product
 from touchstone.nn.prepacked import prepack, prepacking_works
 from touchstone.nn.products import choose_product, use_product
 from touchstone.nn.steady import make_steady
@@ -94,7 +95,7 @@ def subject(request):
     if weights == "int8":
         choice = choose_int8_product()
         for net in nets:
-            use_int8_product(quantize(net), choice.one_row, choice.more_rows)
+            use_int8_product(quantize(net), *choice.operators)
     else:
         use_product(nets[0], choose_product(nets[0]).name)
         for net in nets if prepacking_works() else ():

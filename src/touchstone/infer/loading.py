@@ -16,7 +16,8 @@ from touchstone.models.checkpoint import SavedModel, load_model, save_model
 from touchstone.models.net import LanguageNet
 from touchstone.models.ngram import NgramModel
 from touchstone.models.quantized import is_int8, quantize
-from touchstone.nn.int8 import choose_int8_product, use_int8_product
+from touchstone.nn.int8 import use_int8_product
+from touchstone.nn.int8_choice import choose_int8_product
 from touchstone.nn.prepacked import prepack, prepacking_works
 from touchstone.nn.products import choose_product, use_product
 from touchstone.runtime import Runtime, choose_runtime, memory_bytes
@@ -101,6 +102,6 @@ def _place_int8(net: LanguageNet, device: str, dtype: str) -> Runtime:
         raise Unsupported(f"A model in int8 runs on the cpu, the rest of it in float32, not on {device} in {dtype}; leave both at auto.")
     runtime = choose_runtime("cpu", "float32")
     choice = choose_int8_product()
-    use_int8_product(net if is_int8(net) else quantize(net), choice.one_row, choice.more_rows)
+    use_int8_product(net if is_int8(net) else quantize(net), *choice.operators)
     net.eval()
     return replace(runtime, reasons={**runtime.reasons, "weights": f"{choice.reason}."})

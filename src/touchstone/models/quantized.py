@@ -29,7 +29,8 @@ from touchstone.models.weights import StateReport
 from touchstone.nn.attention import Attention, CrossAttention
 from touchstone.nn.dropout import Noise
 from touchstone.nn.experts import Experts, ExpertsAndOne
-from touchstone.nn.int8 import Int8Linear, Int8Table, quantise_rows
+from touchstone.nn.int8 import Int8Linear, Int8Table
+from touchstone.nn.int8_products import quantise_rows
 from touchstone.nn.linear import Linear
 from touchstone.nn.mlp import Mlp
 
