@@ -25,6 +25,7 @@ _EXACT = 2**24  # up to here fp32 holds every whole number
 _HALF = 64  # of the 7 bits of a half's code
 _HALVED_COLUMNS = _EXACT // (_HALF * LEVELS)  # whose sum of products of halves fp32 holds
 _WHOLE_COLUMNS = _EXACT // LEVELS**2
+_FLOATS_AT_ONCE = 2**21  # weights, 8 MB in fp32: they stay in a cache between being made and being read
 
 
 class Operands:
@@ -94,9 +95,12 @@ def halves(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
 
 def floats(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
     """By fp32 products of so few columns that every sum is a whole number that fp32 holds."""
-    codes = codes.nan_to_num(0.0, 0.0, 0.0)  # any code, as the others have it
-    parts = zip(codes.split(_WHOLE_COLUMNS, 1), by.columns.split(_WHOLE_COLUMNS), strict=True)
-    return _total([part @ weights.float() for part, weights in parts]).mul_(by.scale)
+    parts = codes.nan_to_num(0.0, 0.0, 0.0).split(_WHOLE_COLUMNS, 1)  # any code, as the others have it
+    out = torch.empty(len(codes), len(by.weight))
+    n = max(1, _FLOATS_AT_ONCE // by.weight.shape[1])
+    for columns, weights in zip(out.split(n, 1), by.weight.split(n), strict=True):
+        columns.copy_(_total([part @ few.float().t() for part, few in zip(parts, weights.split(_WHOLE_COLUMNS, 1), strict=True)]))
+    return out.mul_(by.scale)
 
 
 def reference(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
