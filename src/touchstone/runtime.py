@@ -16,6 +16,7 @@ import random
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,9 @@ _SETTINGS = (
 _SPINS = "20000"  # some tens of microseconds: the gap between two products of one step
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # <malloc.h>
-_MAX_MAPPED, _MAX_FREED = 1 << 16, 256 << 20  # how many mapped buffers (glibc's default), and free bytes that are kept
+_MALLOC_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_")
+_keepers: list[object] = []  # one for each `large_buffers_kept` that lasts
+_keepers_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -105,23 +108,27 @@ def before_torch() -> bool:
 
 @contextlib.contextmanager
 def large_buffers_kept() -> Iterator[None]:
-    """While it lasts, freed buffers of every size are kept for the next ones of that size; afterwards they go back to the kernel.
+    """While it lasts, in any thread, freed buffers are kept for the next ones of their size; afterwards they go back to the kernel.
 
     For loops that take the same large buffers again and again: in a training step of 124 million parameters the logits, their gradient
-    and those of the weights took 260,000 page faults, a quarter of the step.
+    and those of the weights took 260,000 page faults, a quarter of the step. Buffers of the main thread only; other threads' are mapped
+    anew from 64 MiB on.
     """
     mallopt = _mallopt()
     if mallopt is None:
         yield
         return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    with _keepers_lock:
+        _keepers.append(mallopt)
+        _keep_freed_memory()
     try:
         yield
     finally:
-        mallopt(_M_MMAP_MAX, _MAX_MAPPED)
-        mallopt(_M_TRIM_THRESHOLD, _MAX_FREED)
-        ctypes.CDLL(None).malloc_trim(0)
+        with _keepers_lock:
+            _keepers.remove(mallopt)
+            _keep_freed_memory()
+        if not _keepers:
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def set_threads(n: int | None = None) -> int:
@@ -205,18 +212,21 @@ def peak_resident_bytes() -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep freed buffers of up to 32 MiB in place of giving their pages back to the kernel and faulting them in again.
+    """Let glibc keep freed buffers in place of giving their pages back to the kernel and faulting them in again.
 
-    A training step of a small model took 12,000 page faults, a third of its time.
+    Those of up to 32 MiB always: a training step of a small model took 12,000 page faults, a third of its time. All of them while
+    `large_buffers_kept` lasts.
     """
     if (mallopt := _mallopt()) is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
-        mallopt(_M_TRIM_THRESHOLD, _MAX_FREED)
+        mallopt(_M_MMAP_MAX, 0 if _keepers else 1 << 16)  # 65536 is glibc's own
+        mallopt(_M_TRIM_THRESHOLD, -1 if _keepers else 256 << 20)  # -1: never
 
 
 def _mallopt() -> Callable[[int, int], int] | None:
-    """glibc's call; None where the user's MALLOC_ settings are to stay, and with other systems' allocators, which have none."""
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+    """glibc's call; None where the user's settings are to stay, and with other systems' allocators, which have none."""
+    is_set = any(name in os.environ for name in _MALLOC_SETTINGS) or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or is_set:
         return None
     try:
         mallopt: Callable[[int, int], int] = ctypes.CDLL(None).mallopt

@@ -21,8 +21,20 @@ OPERATORS = [
     pytest.param(name, marks=pytest.mark.skipif(name not in EXACT, reason="its sums overflow on this processor, so it is never used"))
     for name in INT8_PRODUCTS
 ]
-SHAPES = ((0, 5, 7), (1, 1, 1), (1, 64, 3), (2, 37, 41), (3, 129, 65), (17, 31, 130), (17, 3, 1), (3, 1, 5), (2, 3073, 5), (130, 40, 9))
-ROWS = (1, 2, 3, 5, 16, 64)
+SHAPES = (
+    (0, 5, 7),
+    (1, 1, 1),
+    (1, 64, 3),
+    (2, 37, 41),
+    (3, 129, 65),
+    (17, 31, 130),
+    (17, 3, 1),
+    (3, 1, 5),
+    (2, 1536, 5),
+    (2, 3073, 5),
+    (130, 40, 9),
+)
+ROWS = (1, 2, 3, 5, 16, 64, MANY_ROWS, MANY_ROWS + 1)
 
 
 def rng(seed=0):
@@ -99,14 +111,15 @@ def test_a_rows_bits_depend_on_no_other_row_and_on_no_thread(operator, d_in):
     smooth = 2.0 ** -torch.randint(0, 3, (d_in,), generator=rng(2)).float()
     layer = Int8Linear.of(linear(d_in, 131), smooth)
     use_int8_product(layer, *(("int_mm", EXACT[1], "floats") if operator == "mixed" else (operator,)))
-    x = torch.randn(64, d_in, generator=rng())
-    alone = torch.cat([layer(x[row : row + 1]) for row in range(64)])
+    n_all = MANY_ROWS + 2
+    x = torch.randn(n_all, d_in, generator=rng())
+    alone = torch.cat([layer(x[row : row + 1]) for row in range(n_all)])
     n_threads = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             for n_rows in ROWS:
-                for start in {0, 1, 64 - n_rows} if n_rows < 64 else {0}:
+                for start in {0, 1, n_all - n_rows}:
                     assert torch.equal(layer(x[start : start + n_rows]), alone[start : start + n_rows])
     finally:
         torch.set_num_threads(n_threads)
@@ -259,3 +272,8 @@ def test_the_operator_follows_the_number_of_rows():
     for n_rows in (0, 1, 2, MANY_ROWS - 1, MANY_ROWS):
         layer(torch.randn(n_rows, 12))
     assert asked == [("more_rows", 0), ("one_row", 1), ("more_rows", 2), ("more_rows", MANY_ROWS - 1), ("many_rows", MANY_ROWS)]
+
+
+def test_whole_numbers_beyond_fp32_are_added_and_rounded_once():
+    found = int8_products._total([torch.full((1, 1), number) for number in (2.0**24, 1.0, 1.0)])
+    assert found.item() == 2**24 + 2  # in fp32 2^24 + 1 is 2^24

@@ -1,6 +1,7 @@
 """Which int8 operators are chosen: exact ones only, and the fastest of them by the number of rows."""
 
 import math
+import time
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_the_choice_is_measured_and_exact():
     choice = choose_int8_product()
     assert all(is_exact(INT8_PRODUCTS[name]) for name in choice.operators)
     assert choice.reason.startswith(
-        f"int8 by {choice.one_row} for one row, {choice.more_rows} for more, {choice.many_rows} from 128 on: 1 rows "
+        f"int8 by {choice.one_row} for one row, {choice.more_rows} for more, {choice.many_rows} from 128 on: milliseconds by rows 1: "
     )
 
 
@@ -64,3 +65,21 @@ def test_the_fastest_is_taken_for_each_number_of_rows_and_one_at_most_keeps_a_co
 
 def test_an_operator_with_a_copy_may_be_the_only_one(monkeypatch):
     assert measured(monkeypatch, ["fbgemm"], fbgemm=(3, 6, 80)) == ("fbgemm", "fbgemm", "fbgemm")
+
+
+@pytest.mark.slow
+def test_an_operator_far_behind_is_not_measured_with_more_rows(monkeypatch):
+    rows = []
+
+    def slow(codes, by):
+        rows.append(len(codes))
+        time.sleep(0.02)
+        return INT8_PRODUCTS["floats"](codes, by)
+
+    monkeypatch.setitem(INT8_PRODUCTS, "halves", slow)
+    monkeypatch.setattr(int8_choice, "_REPEATED", 1)
+    found = int8_choice._measured(["floats", "halves"])
+    assert set(rows) == {1}
+    assert found[1]["halves"] < math.inf
+    assert found[16]["halves"] == found[256]["halves"] == math.inf
+    assert found[256]["floats"] < math.inf

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from touchstone.nn.products import choose_product, onednn_product, torch_product
+from touchstone.nn.products import onednn_product, onednn_works, torch_product
 
 __all__ = ["MachineSpeed", "matmul_flops", "measure_machine", "measure_matmul", "measure_reading"]
 
@@ -80,7 +80,7 @@ def measure_matmul(
     """
     device = torch.device(device)
     products = [torch_product]
-    if device.type == "cpu" and dtype == torch.float32 and choose_product().gain is not None:
+    if device.type == "cpu" and dtype == torch.float32 and onednn_works():
         products.append(onednn_product)
     works: list[tuple[float, Callable[[], object]]] = []
     for m, k, n in shapes:

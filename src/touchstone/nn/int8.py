@@ -1,4 +1,4 @@
-"""Linear layers and the token table in int8: weights with one scale an output, activations with one a row, sums exact in int32.
+"""Linear layers and the token table in int8: weights with one scale an output, activations with one a row, and exact sums.
 
     q = round(s·x / a),  a = max |s·x| of the row / 127,  y = (q · W_q) · w · a + b
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from touchstone.errors import ConfigError, ShapeError
 from touchstone.nn.embedding import TokenTable
-from touchstone.nn.int8_products import INT8_PRODUCTS, LEVELS, MANY_ROWS, Int8Product, Int8ProductName, Operands, int_mm, quantise_rows
+from touchstone.nn.int8_products import INT8_PRODUCTS, LEVELS, MANY_ROWS, Int8Product, Int8ProductName, Operands, floats, quantise_rows
 from touchstone.nn.linear import Linear, neighbours
 
 __all__ = ["Int8Linear", "Int8Table", "beside", "use_int8_product"]
@@ -38,9 +38,9 @@ class Int8Linear(nn.Module):
     scale: Tensor
     bias: Tensor | None
     smooth: Tensor | None
-    one_row: Int8Product = staticmethod(int_mm)
-    more_rows: Int8Product = staticmethod(int_mm)
-    many_rows: Int8Product = staticmethod(int_mm)
+    one_row: Int8Product = staticmethod(floats)  # until one is chosen: nowhere slow
+    more_rows: Int8Product = staticmethod(floats)
+    many_rows: Int8Product = staticmethod(floats)
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, smooth: bool = False) -> None:
         """A layer whose tensors a loader will fill."""

@@ -22,9 +22,9 @@ MANY_ROWS = 128
 """From here on a product is bound by arithmetic, and another operator may be the fastest."""
 
 _EXACT = 2**24  # up to here fp32 holds every whole number
-_HALF = 64  # of the 7 bits of a half's code
-_HALVED_COLUMNS = _EXACT // (_HALF * LEVELS)  # whose sum of products of halves fp32 holds
-_WHOLE_COLUMNS = _EXACT // LEVELS**2
+_HALF = 64  # h lies in [-64, 63], and h + 64 in 7 bits without a sign: 2 * 127 * 127 < 2^15
+_HALVED_COLUMNS = _EXACT // (_HALF * LEVELS)  # so many products h * w have a sum that fp32 holds
+_WHOLE_COLUMNS = _EXACT // LEVELS**2  # and so many products q * w
 _FLOATS_AT_ONCE = 2**21  # weights, 8 MB in fp32: they stay in a cache between being made and being read
 
 
@@ -63,14 +63,14 @@ def int_mm(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
 def fbgemm(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
     """By FBGEMM's product over packed weights, which turns the codes into uint8 and the sums into fp32 on the way."""
     if not len(codes):
-        return torch.empty(0, len(by.scale))
+        return codes.new_empty(0, len(by.scale))
     return _by_fbgemm(codes, 128, by.packed("fbgemm"))
 
 
 def qlinear(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
     """By oneDNN's product over packed weights; it takes q + 128 in uint8 and removes the 128 from the sums."""
     if not len(codes):
-        return torch.empty(0, len(by.scale))
+        return codes.new_empty(0, len(by.scale))
     shifted = codes.char().view(torch.uint8) ^ by.shift
     return torch.ops.onednn.qlinear_pointwise.default(
         shifted, 1.0, 128, by.packed("qlinear"), by.scale, by.zero_points, None, 1.0, 0, torch.float32, "none", [], ""
@@ -78,13 +78,13 @@ def qlinear(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
 
 
 def halves(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
-    """By FBGEMM's product of twice as many rows, q = 2h + l: in 7 bits the sum of two products fits in 16.
+    """By FBGEMM's product of twice as many rows, q = 2h + l with h rounded down and l 0 or 1: in 7 bits two products' sum fits in 16.
 
     Both rows read the weights once, and reading is what a few rows wait for.
     """
     n = len(codes)
     if not n:
-        return torch.empty(0, len(by.scale))
+        return codes.new_empty(0, len(by.scale))
     high = (codes * 0.5).floor_()
     both = torch.cat((high, torch.sub(codes, high, alpha=2)))
     packed = by.packed("halves")
@@ -96,7 +96,7 @@ def halves(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
 def floats(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
     """By fp32 products of so few columns that every sum is a whole number that fp32 holds."""
     parts = codes.nan_to_num(0.0, 0.0, 0.0).split(_WHOLE_COLUMNS, 1)  # any code, as the others have it
-    out = torch.empty(len(codes), len(by.weight))
+    out = codes.new_empty(len(codes), len(by.weight))
     n = max(1, _FLOATS_AT_ONCE // by.weight.shape[1])
     for columns, weights in zip(out.split(n, 1), by.weight.split(n), strict=True):
         columns.copy_(_total([part @ few.float().t() for part, few in zip(parts, weights.split(_WHOLE_COLUMNS, 1), strict=True)]))

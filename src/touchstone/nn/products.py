@@ -77,7 +77,8 @@ def choose_product(net: nn.Module | None = None) -> ProductChoice:
     """
     if not onednn_works():
         return ProductChoice("torch", None, "oneDNN's fp32 product is not to be had in this build of torch")
-    gain = _gain(_training_works() if net is None else _decoding_works(net))
+    with torch.inference_mode(net is not None):
+        gain = _gain(_training_works() if net is None else _decoding_works(net))
     if gain < _MIN_GAIN:
         return ProductChoice("torch", gain, f"oneDNN's fp32 products measured {gain:.2f} times the speed of torch's: no gain")
     return ProductChoice("onednn", gain, f"oneDNN's fp32 products measured {gain:.2f} times the speed of torch's")
@@ -172,7 +173,7 @@ def _decoding_works(net: nn.Module) -> list[_Work]:
 
 
 def _decoded(x: Tensor, weight: Tensor) -> Callable[[Product], object]:
-    return torch.inference_mode()(lambda product: product(x, weight, None))
+    return lambda product: product(x, weight, None)
 
 
 def _gain(works: list[_Work]) -> float:
