@@ -83,3 +83,18 @@ def test_an_operator_far_behind_is_not_measured_with_more_rows(monkeypatch):
     assert found[1]["halves"] < math.inf
     assert found[16]["halves"] == found[256]["halves"] == math.inf
     assert found[256]["floats"] < math.inf
+
+
+@pytest.mark.slow
+def test_the_first_call_which_lays_weights_out_is_not_what_is_measured(monkeypatch):
+    seen = set()
+
+    def slow_at_first(codes, by):
+        if id(by) not in seen:
+            seen.add(id(by))
+            time.sleep(0.1)
+        return INT8_PRODUCTS["floats"](codes, by)
+
+    monkeypatch.setitem(INT8_PRODUCTS, "halves", slow_at_first)
+    monkeypatch.setattr(int8_choice, "_REPEATED", 1)
+    assert int8_choice._measured(["halves"])[1]["halves"] < 0.1
