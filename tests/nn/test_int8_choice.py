@@ -1,7 +1,7 @@
 """Which int8 operators are chosen: exact ones only, and the fastest of them by the number of rows."""
 
 import math
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +14,7 @@ def saturating(codes, by):  # as 16-bit sums do
     return (codes.float() @ by.columns.float()).clamp(-32768, 32767) * by.scale
 
 
-def absent(codes, by):
+def absent(codes, by):  # what torch raises where an operator has no kernel
     raise NotImplementedError
 
 
@@ -67,34 +67,40 @@ def test_an_operator_with_a_copy_may_be_the_only_one(monkeypatch):
     assert measured(monkeypatch, ["fbgemm"], fbgemm=(3, 6, 80)) == ("fbgemm", "fbgemm", "fbgemm")
 
 
-@pytest.mark.slow
-def test_an_operator_far_behind_is_not_measured_with_more_rows(monkeypatch):
-    rows = []
-
-    def slow(codes, by):
-        rows.append(len(codes))
-        time.sleep(0.02)
-        return INT8_PRODUCTS["floats"](codes, by)
-
-    monkeypatch.setitem(INT8_PRODUCTS, "halves", slow)
+@pytest.fixture
+def played(monkeypatch):
+    """Make an operator take so many seconds by a clock of the test: its first call with a layer, and any other; returns its calls' rows."""
+    now, rows = [0.0], []
+    monkeypatch.setattr(int8_choice, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(int8_choice, "_REPEATED", 1)
+
+    def play(name, seconds, first=None):
+        seen = []
+
+        def product(codes, by):
+            rows.append((name, len(codes)))
+            is_new = all(by is not other for other in seen)
+            seen.append(by)
+            now[0] += first if is_new and first is not None else seconds
+            return codes
+
+        monkeypatch.setitem(INT8_PRODUCTS, name, product)
+
+    return play, rows
+
+
+def test_an_operator_far_behind_is_not_measured_with_more_rows(played):
+    play, rows = played
+    play("floats", 0.001)
+    play("halves", 0.005)
     found = int8_choice._measured(["floats", "halves"])
-    assert set(rows) == {1}
-    assert found[1]["halves"] < math.inf
+    assert {n for name, n in rows if name == "halves"} == {1}
+    assert {n for name, n in rows if name == "floats"} == {1, 16, 256}
+    assert found[1] == pytest.approx({"floats": 0.003, "halves": 0.015})  # three shapes
     assert found[16]["halves"] == found[256]["halves"] == math.inf
-    assert found[256]["floats"] < math.inf
 
 
-@pytest.mark.slow
-def test_the_first_call_which_lays_weights_out_is_not_what_is_measured(monkeypatch):
-    seen = set()
-
-    def slow_at_first(codes, by):
-        if id(by) not in seen:
-            seen.add(id(by))
-            time.sleep(0.1)
-        return INT8_PRODUCTS["floats"](codes, by)
-
-    monkeypatch.setitem(INT8_PRODUCTS, "halves", slow_at_first)
-    monkeypatch.setattr(int8_choice, "_REPEATED", 1)
-    assert int8_choice._measured(["halves"])[1]["halves"] < 0.1
+def test_the_first_call_which_lays_weights_out_is_not_what_is_measured(played):
+    play, _ = played
+    play("halves", 0.001, first=1.0)
+    assert [took["halves"] for took in int8_choice._measured(["halves"]).values()] == pytest.approx([0.003] * 3)

@@ -38,7 +38,7 @@ class Int8Linear(nn.Module):
     scale: Tensor
     bias: Tensor | None
     smooth: Tensor | None
-    one_row: Int8Product = staticmethod(floats)  # until one is chosen: nowhere slow
+    one_row: Int8Product = staticmethod(floats)  # until one is chosen: exact on every processor
     more_rows: Int8Product = staticmethod(floats)
     many_rows: Int8Product = staticmethod(floats)
 
