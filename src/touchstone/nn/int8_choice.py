@@ -42,7 +42,7 @@ class Int8Choice:
 
 
 def choose_int8_product() -> Int8Choice:
-    """Try the operators, and measure those that are exact on this machine, with the threads that are set now, in less than a second."""
+    """Try the operators, and measure those that are exact on this machine, with the threads that are set now, in a second or two."""
     exact = [name for name in (*_PLAIN, *_PACKED) if is_exact(INT8_PRODUCTS[name])]
     if not exact:
         why = "int8 by float64 products: no integer product of this build of torch is exact here"
@@ -56,7 +56,7 @@ def choose_int8_product() -> Int8Choice:
 
 @torch.inference_mode()
 def is_exact(product: Int8Product) -> bool:
-    """Whether an operator is there and gives the reference's bits, on random codes and on the ones with the largest sums."""
+    """Whether an operator is there and gives the reference's bits, on random codes and on some whose sums are nearly the largest."""
     rng = torch.Generator().manual_seed(0)
     reference = INT8_PRODUCTS["reference"]
 
