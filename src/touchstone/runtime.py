@@ -108,10 +108,10 @@ def before_torch() -> bool:
 
 @contextlib.contextmanager
 def large_buffers_kept() -> Iterator[None]:
-    """While it lasts, in any thread, freed buffers are kept for the next ones of their size; afterwards they go back to the kernel.
+    """While it lasts, freed buffers are kept for the next ones of their size; afterwards they go back to the kernel.
 
     For loops that take the same large buffers again and again: in a training step of 124 million parameters the logits, their gradient
-    and those of the weights took 260,000 page faults, a quarter of the step. Buffers of the main thread only; other threads' are mapped
+    and those of the weights took 260,000 page faults, a sixth of the step. Buffers of the main thread only; other threads' are mapped
     anew from 64 MiB on.
     """
     mallopt = _mallopt()
