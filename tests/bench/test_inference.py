@@ -225,6 +225,12 @@ def test_one_run_tells_speeds_ratios_and_who_was_left_out(fakes):
     }
 
 
+@pytest.mark.parametrize(("form", "gain", "is_out"), [("bfloat16", 0.49, True), ("bfloat16", 0.5, False), ("int8", 0.1, False)])
+def test_bfloat16_takes_no_turns_where_it_is_emulated(form, gain, is_out):
+    peaks = {"matmul_float32_flops_per_s": 2e11, "matmul_bfloat16_flops_per_s": gain * 2e11}
+    assert ("emulated" in inference._emulated(EngineForm("transformers", form), peaks)) == is_out
+
+
 @pytest.mark.slow
 def test_a_cold_start_counts_the_time_of_a_whole_process(fakes):
     job = GenerateJob(("gpt2",), (4,), (1,), counts="s")

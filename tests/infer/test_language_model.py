@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from touchstone.errors import ConfigError, ModelFolderError, NoTokenizer, TokenizerError, Unsupported
-from touchstone.infer import loading
+from touchstone.infer import language_model, loading
 from touchstone.infer.language_model import ABILITIES, LanguageModel
 from touchstone.infer.loading import load, save
 from touchstone.infer.request import Request, Sampling
@@ -104,6 +104,19 @@ def test_prompts_may_be_text_ids_requests_or_a_list_of_them():
 def test_an_unknown_setting_gets_the_nearest_right_name(model):
     with pytest.raises(ConfigError, match="temperature"):
         model.generate("def", temprature=0.3)
+
+
+def test_the_engine_that_moved_the_weights_stays_until_a_weight_is_changed(monkeypatch):
+    model = LanguageModel(transformer(), tokenizer=TOKENIZER)
+    before = model.weights_hash
+    first = model.engine
+    monkeypatch.setattr(language_model, "weights_hash", lambda tensors: pytest.fail("no bit was changed, and all were read again"))
+    assert (model.engine, model.weights_hash) == (first, before)
+    monkeypatch.undo()
+    with torch.no_grad():
+        model.net.embed.weight[0] += 1.0
+    assert model.engine is not first
+    assert model.weights_hash != before
 
 
 def test_a_lone_surrogate_is_refused_as_text(model):

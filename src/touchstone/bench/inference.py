@@ -36,6 +36,8 @@ ENVIRONMENTS = PEERS.parents[1] / ".venv-peers"
 
 ANSWER_TIMEOUT_S = 600.0
 LOAD_TIMEOUT_S = 180.0
+LEAST_BFLOAT16 = 0.5
+"""The share of fp32's peak below which bfloat16 takes no turns: it is emulated there."""
 BETWEEN_TURNS_S = 0.2  # threads of the engine before may spin for a while
 
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -136,7 +138,8 @@ def compare_inference(
     missing = {form.name: reason for form in forms if (reason := _missing(form))}
     if REFERENCE.name in missing:
         raise MissingPackage(f"{missing[REFERENCE.name]} Every engine is checked against it.")
-    before, results, peaks = os.getloadavg(), {}, []
+    before, results, peaks = os.getloadavg(), {}, [_peaks()]
+    missing |= {form.name: reason for form in forms if (reason := _emulated(form, peaks[0]))}
     for name, shape in models.items():
         chosen = {job_name: job for job_name, job in jobs.items() if shape.kind in job.kinds}
         if not chosen:
@@ -304,6 +307,14 @@ def _peaks() -> dict[str, float]:
         "matmul_bfloat16_flops_per_s": measure_matmul(dtype=torch.bfloat16, seconds=1.0),
         "read_bytes_per_s": measure_reading(),
     }
+
+
+def _emulated(form: EngineForm, peaks: Mapping[str, float]) -> str:
+    """Why an engine's numbers are not worth a turn on this machine; empty where they are."""
+    gain = peaks["matmul_bfloat16_flops_per_s"] / peaks["matmul_float32_flops_per_s"]
+    if not form.form.startswith("bfloat16") or gain >= LEAST_BFLOAT16:
+        return ""
+    return f"bfloat16 products measured {gain:.2f} times float32's speed here: they are emulated, and a turn would take minutes."
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -166,6 +166,7 @@ class LanguageModel:
                 drafter=self._drafter,
                 invariant=self.invariant,
             )
+            self._weights_moved()
         return self._engine
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **sampling: Any) -> list[Completion]:
@@ -321,6 +322,12 @@ class LanguageModel:
             return
         self._weights_seen, self._engine = seen, None
         self._calibration = next_token_calibration(self.card.calibration, lambda: self.weights_hash, self.numeric_scheme)
+
+    def _weights_moved(self) -> None:
+        """Take note that the engine laid weights out side by side, which changes no bit of them."""
+        before, self._weights_seen = self._weights_seen, self._state()
+        if self._hashed is not None and self._hashed[0] == before:
+            self._hashed = self._weights_seen, self._hashed[1]
 
     @property
     def weights_hash(self) -> str:

@@ -22,7 +22,7 @@ MANY_ROWS = 128
 """From here on a product is bound by arithmetic, and another operator may be the fastest."""
 
 _EXACT = 2**24  # up to here fp32 holds every whole number
-_HALF = 64  # h lies in [-64, 63], and h + 64 in 7 bits without a sign: 2 * 127 * 127 < 2^15
+_HALF = 64  # a half lies in [-64, 64], and with 64 added in [0, 128]: 2 * 128 * 127 < 2^15
 _HALVED_COLUMNS = _EXACT // (_HALF * LEVELS)  # so many products h * w have a sum that fp32 holds
 _WHOLE_COLUMNS = _EXACT // LEVELS**2  # and so many products q * w
 _FLOATS_AT_ONCE = 2**21  # weights, 8 MB in fp32: they stay in a cache between being made and being read
@@ -39,6 +39,7 @@ class Operands:
         self.levels = torch.tensor(float(LEVELS))
         self.nothing = torch.tensor(0.0)
         self.shift = torch.tensor(128, dtype=torch.uint8)
+        self.quarters = torch.tensor([-0.25, 0.25])[:, None, None]
         self.zero_points = torch.zeros(len(weight), dtype=torch.int32)
         self._packed: dict[str, Any] = {}
 
@@ -78,19 +79,18 @@ def qlinear(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
 
 
 def halves(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
-    """By FBGEMM's product of twice as many rows, q = 2h + l with h rounded down and l 0 or 1: in 7 bits two products' sum fits in 16.
+    """By FBGEMM's product of twice as many rows, q = floor(q/2) + ceil(q/2): in 7 bits and a sign two products' sum fits in 16 bits.
 
-    Both rows read the weights once, and reading is what a few rows wait for.
+    Both rows read the weights once, and reading is what a few rows wait for. FBGEMM rounds q/2 -+ 1/4 to the halves by itself.
     """
-    n = len(codes)
-    if not n:
+    if not len(codes):
         return codes.new_empty(0, len(by.scale))
-    high = (codes * 0.5).floor_()
-    both = torch.cat((high, torch.sub(codes, high, alpha=2)))
+    both = torch.add(by.quarters, codes, alpha=0.5)
     packed = by.packed("halves")
-    parts = (both,) if len(packed) == 1 else both.split(_HALVED_COLUMNS, 1)
-    sums = [_by_fbgemm(part, _HALF, weights) for part, weights in zip(parts, packed, strict=True)]
-    return _total([half for each in sums for half in (each[n:], each[:n].mul_(2))]).mul_(by.scale)
+    if len(packed) == 1:
+        return _by_fbgemm(both, _HALF, packed[0]).sum(0).mul_(by.scale)
+    sums = [_by_fbgemm(part, _HALF, weights) for part, weights in zip(both.split(_HALVED_COLUMNS, -1), packed, strict=True)]
+    return _total([half for each in sums for half in each]).mul_(by.scale)
 
 
 def floats(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:

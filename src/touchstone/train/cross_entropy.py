@@ -66,20 +66,20 @@ def _overwrite(
     x: Float[Tensor, "n V"], row: Int[Tensor, "n 1"], counts: Bool[Tensor, " n"], label_smoothing: float, z_loss: float
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Logits become their gradient; returned are the loss and the plain negative log-likelihood of each row."""
-    log_z = x.logsumexp(-1, keepdim=True)
-    x.sub_(log_z)  # log p
-    nll = -x.gather(1, row)[:, 0] * counts
+    peak = x.amax(-1, keepdim=True)
+    x.sub_(peak)
+    at_target, at_any = x.gather(1, row)[:, 0], x.mean(-1) if label_smoothing else None
+    mass = x.exp_().sum(-1, keepdim=True)
+    log_mass, counted = mass.log(), counts[:, None].to(x.dtype)
+    log_z = peak + log_mass
+    nll = (log_mass[:, 0] - at_target) * counts
     total = nll
-    if label_smoothing:
-        total = (1.0 - label_smoothing) * nll - label_smoothing * x.mean(-1) * counts
+    if at_any is not None:
+        total = (1.0 - label_smoothing) * nll + label_smoothing * (log_mass[:, 0] - at_any) * counts
     if z_loss:
         total = total + z_loss * log_z[:, 0].square() * counts
-    x.exp_()
-    if z_loss:
-        x.mul_(1.0 + 2.0 * z_loss * log_z)
+    x.mul_((1.0 + 2.0 * z_loss * log_z) * counted / mass)
     if label_smoothing:
-        x.sub_(label_smoothing / x.shape[-1])
-    x.scatter_add_(1, row, x.new_full(row.shape, label_smoothing - 1.0))
-    if not counts.all():
-        x.mul_(counts[:, None])
+        x.sub_(counted * (label_smoothing / x.shape[-1]))
+    x.scatter_add_(1, row, (label_smoothing - 1.0) * counted)
     return total, nll
