@@ -44,11 +44,15 @@ START = {
     f"{OPTIM}.learning_rate": 3e-3,
     f"{OPTIM}.embedding_learning_rate": None,
     f"{OPTIM}.muon_learning_rate": 0.02,
+    "train.batch_size": 8,
 }
 """What turns the recipe into the one that the search began with."""
 
 SECOND = START | {f"{OPTIM}.learning_rate": 1e-2}
 """Where the second round began: the best rate of the first."""
+
+THIRD = SECOND | {"train.batch_size": 16}
+"""Where the third round began: compared over so many steps as take the same time."""
 
 LSTM_UNTIED = {f"{MODEL}.tied": False, f"{MODEL}.d_model": 224, f"{MODEL}.d_hidden": 224}
 """Of the untied decoder's size."""
@@ -96,6 +100,11 @@ def second(changes=None, **more):
     return Variant(changes or {}, SECOND, **more)
 
 
+def third(changes=None, **more):
+    """A variant of where the third round began."""
+    return Variant(changes or {}, THIRD, **more)
+
+
 def lstm(changes=None):
     """A variant of the LSTM that the search began with."""
     return Variant(changes or {}, LSTM_START, "lstm-lm")
@@ -136,6 +145,12 @@ VARIANTS = {
     "untied, from bigrams": second(UNTIED, bigrams=True),
     "untied, table 3e-2, muon 0.01": second(UNTIED | rates(0.01, table=3e-2)),
     "untied, table 3e-2, muon 0.005": second(UNTIED | rates(0.005, table=3e-2)),
+    "batch 16, muon 0.03": third(rates(muon=0.03)),
+    "batch 16, muon 0.012": third(rates(muon=0.012)),
+    "batch 16, muon 0.008": third(rates(muon=0.008)),
+    "batch 16, muon 0.012, untied, table 3e-2": third(UNTIED | rates(0.012, table=3e-2)),
+    "batch 32, muon 0.03": third({"train.batch_size": 32} | rates(0.03)),
+    "lstm, batch 16": Variant({"train.batch_size": 16}, of="lstm-lm"),
     "lstm 4e-3": lstm(),
     "lstm 8e-3": lstm(rates(adamw=8e-3)),
     "lstm 1.6e-2": lstm(rates(adamw=1.6e-2)),

@@ -88,7 +88,8 @@ def halves(codes: Float[Tensor, "M I"], by: Operands) -> Float[Tensor, "M O"]:
     both = torch.add(by.quarters, codes, alpha=0.5)
     packed = by.packed("halves")
     if len(packed) == 1:
-        return _by_fbgemm(both, _HALF, packed[0]).sum(0).mul_(by.scale)
+        lower, upper = _by_fbgemm(both, _HALF, packed[0]).unbind()
+        return lower.add_(upper).mul_(by.scale)
     sums = [_by_fbgemm(part, _HALF, weights) for part, weights in zip(both.split(_HALVED_COLUMNS, -1), packed, strict=True)]
     return _total([half for each in sums for half in each]).mul_(by.scale)
 

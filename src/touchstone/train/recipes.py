@@ -41,9 +41,9 @@ def recipe(name: str) -> Recipe:
 
 
 def quickstart() -> Recipe:
-    """A small decoder on the interpreter's own library, of a shape that Hugging Face's Qwen3 class holds: many small steps, Muon.
+    """A small decoder on the interpreter's own library, of a shape that Hugging Face's Qwen3 class holds: small steps, Muon.
 
-    Variants that learn faster in a fifth of the run did not beat it in a whole one: docs/results/quickstart.md.
+    Batch and rates are those that learn most in three minutes: docs/results/quickstart.md.
     """
     return _recipe(
         "Three minutes on the source of Python's standard library; needs no data.",
@@ -53,12 +53,12 @@ def quickstart() -> Recipe:
             model=DecoderSettings(d_model=160, n_layers=3, n_heads=4, qk_norm=True, norm_eps=1e-6),
             context=128,
             train=TrainConfig(
-                n_steps=1500,
-                batch_size=8,
-                eval_every=250,
-                save_every=250,
-                sample_every=500,
-                optim=OptimConfig(kind="muon", learning_rate=3e-3, muon_learning_rate=0.02, weight_decay=0.0),
+                n_steps=800,
+                batch_size=16,
+                eval_every=160,
+                save_every=160,
+                sample_every=320,
+                optim=OptimConfig(kind="muon", learning_rate=1e-2, muon_learning_rate=0.012, weight_decay=0.0),
                 schedule=ScheduleConfig(kind="linear", warmup_steps=20),
             ),
         ),
