@@ -124,7 +124,7 @@ VARIANTS = {
     "muon 0.01": second(rates(muon=0.01)),
     "adamw 2e-2": second(rates(adamw=2e-2)),
     "batch 4": second({"train.batch_size": 4}),
-    "batch 16": second({"train.batch_size": 16}),
+    "batch 16": third(),
     "192 x 4": second(shape(192, 4, 3)),
     "256 x 2": second(shape(256, 2, 4)),
     "2 heads": second({f"{MODEL}.n_heads": 2}),

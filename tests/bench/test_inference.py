@@ -232,6 +232,20 @@ def test_bfloat16_takes_no_turns_where_it_is_emulated(form, gain, is_out):
 
 
 @pytest.mark.slow
+def test_one_run_says_who_was_left_out_for_emulated_numbers(fakes, monkeypatch):
+    peaks = {"matmul_float32_flops_per_s": 2e11, "matmul_bfloat16_flops_per_s": 2e10, "read_bytes_per_s": 3e10}
+    monkeypatch.setattr(inference, "_peaks", lambda: peaks)
+    job = GenerateJob(("gpt2",), (4,), (1,))
+    found = compare_inference({"tiny": TINY["gpt2-124m"]}, {"decode": job}, fakes[:4], rounds=1, terminal=Terminal(quiet=True))
+    engines_found = found["models"]["tiny"]["jobs"]["decode"]
+    assert (
+        engines_found["transformers bfloat16"]["left_out"]
+        == "bfloat16 products measured 0.10 times float32's speed here: they are emulated."
+    )
+    assert "median" in engines_found["transformers float32"]
+
+
+@pytest.mark.slow
 def test_a_cold_start_counts_the_time_of_a_whole_process(fakes):
     job = GenerateJob(("gpt2",), (4,), (1,), counts="s")
     found = compare_inference({"tiny": TINY["gpt2-124m"]}, {"first": job}, fakes[:3], rounds=1, terminal=Terminal(quiet=True))

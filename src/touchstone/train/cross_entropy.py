@@ -68,14 +68,14 @@ def _overwrite(
     """Logits become their gradient; returned are the loss and the plain negative log-likelihood of each row."""
     peak = x.amax(-1, keepdim=True)
     x.sub_(peak)
-    at_target, at_any = x.gather(1, row)[:, 0], x.mean(-1) if label_smoothing else None
+    at_target, on_average = x.gather(1, row)[:, 0], x.mean(-1) if label_smoothing else None
     mass = x.exp_().sum(-1, keepdim=True)
     log_mass, counted = mass.log(), counts[:, None].to(x.dtype)
     log_z = peak + log_mass
     nll = (log_mass[:, 0] - at_target) * counts
     total = nll
-    if at_any is not None:
-        total = (1.0 - label_smoothing) * nll + label_smoothing * (log_mass[:, 0] - at_any) * counts
+    if on_average is not None:
+        total = (1.0 - label_smoothing) * nll + label_smoothing * (log_mass[:, 0] - on_average) * counts
     if z_loss:
         total = total + z_loss * log_z[:, 0].square() * counts
     x.mul_((1.0 + 2.0 * z_loss * log_z) * counted / mass)

@@ -43,7 +43,7 @@ def recipe(name: str) -> Recipe:
 def quickstart() -> Recipe:
     """A small decoder on the interpreter's own library, of a shape that Hugging Face's Qwen3 class holds: small steps, Muon.
 
-    Batch and rates are those that learn most in three minutes: docs/results/quickstart.md.
+    Of the batches and rates tried, these learned most in the time of a quickstart: docs/results/quickstart.md.
     """
     return _recipe(
         "Three minutes on the source of Python's standard library; needs no data.",
